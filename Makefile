@@ -8,7 +8,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 .PHONY: run test ci nightly setup dist docs zip sbom deploy bench pages examples release-contract lock clean
 
 run: setup
-	.venv/bin/certlet serve
+	.venv/bin/certlet serve --create
 
 # Two environments in parallel: the longest, py, waits for servers part of the time, which fuzz uses.
 test: setup .venv/tox

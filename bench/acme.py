@@ -177,7 +177,7 @@ def certlet(directory: Path, ca: Path) -> Iterator[tuple[Server, Client]]:
     if (added := servers.certlet("acme", "add", PRINCIPAL, "--ca", ca, cwd=directory)).returncode:
         raise BenchError(added.stderr.decode())
     options = ["--tls", "--ledger=ledger.sqlite", "--workers=1", "--no-usage-plan", "--audit-log=audit.log"]
-    command = load.pinned(load.cores()[0], [*servers.CERTLET, "serve", "--port", "0", "--ca", str(ca)])
+    command = load.pinned(load.cores()[0], [*servers.SERVE, "--port", "0", "--ca", str(ca)])
     with servers.certlet_server(directory, *options, command=command) as server:
         client = Client(f"{server.url}/acme/directory", ca / ca_directory.ROOT_CERTIFICATE)
         key = ca_directory.load_acme_key(ca)

@@ -157,7 +157,7 @@ def create_ca(directory: Path, key_type: str) -> Path:
 def certlet(directory: Path, ca: Path) -> Iterator[Server]:
     """Run Certlet, with one worker and no usage plan, and with its logs in files."""
     directory.mkdir()
-    command = load.pinned(load.cores()[0], [*servers.CERTLET, "serve", "--port", "0"])
+    command = load.pinned(load.cores()[0], [*servers.SERVE, "--port", "0"])
     options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
     with servers.certlet_server(directory, *options, command=command) as server:
         yield Server(server.process.pid, server.url, ca)

@@ -36,7 +36,6 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
 
-Announce = Callable[[int, int | None], None]
 TOKEN_HANDLER: Final = "service.token_worker.handler"  # noqa: S105 - not a password
 
 
@@ -89,12 +88,15 @@ class Supervisor:
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
 
-    def run(self, configuration: Configuration, announce: Announce) -> int:
+    def run(
+        self, configuration: Configuration, listeners: Sequence[socket.socket], announce: Callable[[], None]
+    ) -> int:
         """Serve until SIGTERM or SIGINT.
 
         Args:
             configuration: the gateway's configuration.
-            announce: called once the gateway listens, with its port and that of plain HTTP next to HTTPS.
+            listeners: the sockets of the configuration, which are closed in this process.
+            announce: called once the gateway serves.
 
         Returns:
             the gateway's exit status.
@@ -109,8 +111,8 @@ class Supervisor:
         # Signals wait until they can be forwarded. Threads inherit the mask: only the main thread gets them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         ends = [child, *(workers.gateway_end for workers, _ in groups)]
-        gateway = _spawn("service.gateway.server", ends, [], self._public)
-        for end in ends:
+        gateway = _spawn("service.gateway.server", ends, [], self._public, listeners)
+        for end in (*ends, *listeners):
             end.close()
         for workers, count in groups:
             for index in range(count):
@@ -217,15 +219,15 @@ class Supervisor:
             process.wait()
 
 
-def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Announce) -> None:
+def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Callable[[], None]) -> None:
     """Handle the messages of the gateway until it closes the socket."""
     with control.makefile("rb") as messages:
         for line in messages:
             message = json.loads(line)
             if "failed" in message:
                 raise ServeError(message["failed"])
-            if "port" in message:
-                announce(message["port"], message["status_port"])
+            if "ready" in message:
+                announce()
                 continue
             try:  # the gateway cannot read the file, which is next to the CA's key
                 reply: dict[str, object] = {"keys": to_json(key_file.read())}

@@ -114,9 +114,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         ports = ("--port", str(site.port), "--status-port", str(servers.free_port()))
         arguments = [*shlex.split(site.localize(serve))[2:], *ports]
         with (
-            servers.certlet_server(
-                directory, *arguments, command=(*servers.CERTLET, "serve"), env={}
-            ) as server,
+            servers.certlet_server(directory, *arguments, command=servers.SERVE, env={}) as server,
             servers.http_server(token_service(site), github.context) as site.token_url,
         ):
             site.server = server

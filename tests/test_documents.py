@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> N
 def test_first_start_prints_the_documented_output(name: str, server: Server) -> None:
     """`make run` prints a form, an API key and two commands."""
     (output,) = re.findall(r"```console\n\$ make run\n(.*?)```", DOCUMENTS[name], re.DOTALL)
-    assert "\nrun: setup\n\t.venv/bin/certlet serve\n" in (ROOT / "Makefile").read_text()
+    assert "\nrun: setup\n\t.venv/bin/certlet serve --create\n" in (ROOT / "Makefile").read_text()
     output = output.replace("/home/you/certlet", str(server.log.parent)).replace("0yRrn1nZ", "")
     output = output.replace("http://127.0.0.1:8080", server.url)
     assert re.fullmatch(pattern(output), "\n".join(server.output) + "\n", re.DOTALL), server.output
@@ -193,12 +194,14 @@ def test_commands_in_the_text_of_the_readme_work(server: Server, tmp_path: Path)
     )
 
 
+SERVE_ON_ANY_PORT = (*servers.CERTLET, "serve", "--port", "0")
 SERVE = sorted(
     {
         code.removeprefix(".venv/bin/")
         for text in DOCUMENTS.values()
         for code in (*inline_code(text), *(command for command, _ in transcript(text)))
-        if re.match(r"(\.venv/bin/)?certlet serve --(port|tls|workers)", code) and "FILE" not in code
+        if re.match(r"(\.venv/bin/)?certlet serve (--create )?--(port|tls|workers)", code)
+        and "FILE" not in code
     }
 )
 
@@ -206,10 +209,13 @@ SERVE = sorted(
 @pytest.mark.parametrize(
     "command", [command for command in SERVE if not any(longer.startswith(f"{command} ") for longer in SERVE)]
 )
-def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
+def test_server_starts_as_documented(command: str, server: Server, tmp_path: Path) -> None:
+    """With the CA of another server, unless the command creates one."""
+    if "--create" not in command:
+        shutil.copytree(server.log.parent / "ca", tmp_path / "ca")
     options = shlex.split(command.replace("8081", "0").replace("0.0.0.0", "127.0.0.1"))[2:]  # noqa: S104 - replaced
-    with servers.certlet_server(tmp_path, *options) as server:
-        assert server.url.startswith("https:" if "--tls" in options else "http:")
+    with servers.certlet_server(tmp_path, *options, command=SERVE_ON_ANY_PORT) as started:
+        assert started.url.startswith("https:" if "--tls" in options else "http:")
 
 
 def test_commands_for_aws_are_marked() -> None:

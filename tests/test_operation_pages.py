@@ -63,7 +63,8 @@ class Site:
     server: Server | None = None
 
     def create(self) -> None:
-        """Create the CA, an API key, a principal of ACME and the profiles."""
+        """Create the CA, an API key, a principal of ACME, the profiles and an empty ledger."""
+        (self.directory / "ledger.db").touch(0o600)
         (self.directory / "profiles.yaml").write_text(PROFILES)
         for command in ("init ca", "api-key add ops", "acme add web"):
             run = certlet if self.code == servers.ROOT else servers.certlet
@@ -243,6 +244,7 @@ def test_two_servers_share_a_ca_but_no_file_of_a_ledger(tmp_path: Path) -> None:
     there = {"/var/lib/certlet": str(second.directory)}
     pages.follow(pages.section(page, "Copy the CA"), first.directory, environ, there)
     second.api_key = first.api_key
+    (second.directory / "ledger.db").touch(0o600)
     neighbour = Site(first.directory, api_key=first.api_key, log="neighbour.log")
     with first.serve(*OPTIONS), neighbour.serve(*OPTIONS), second.serve(*OPTIONS):
         retry = {"Idempotency-Key": uuid7()}

@@ -20,7 +20,7 @@ from service import openapi
 from tests import csrs, servers
 from tests.assertions import JSON, PEM, assert_documented, assert_problem, uuid7
 from tests.cli import certlet
-from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet_server
+from tests.servers import API_KEY, ROOT, Server, certlet_server
 
 PROFILES_FILE = ROOT / "tests" / "policies.yaml"
 MERGED = openapi.load(PROFILES_FILE)
@@ -145,7 +145,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
     """A full pipe splits writes of more than 4096 octets, so each writer waits for the others."""
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
-    command = ["bash", "-c", f'exec 2>&{write_end} "$@"', "bash", *CERTLET, "serve", "--port", "0"]
+    command = ["bash", "-c", f'exec 2>&{write_end} "$@"', "bash", *servers.SERVE, "--port", "0"]
     arguments = ["--ca", str(directory / "ca"), "--workers", "4", "--no-usage-plan"]
     sans = [f"dns:a-rather-long-name-{number}.team.example.com" for number in range(100)]
     body = json.dumps({"csr": team(sans)}).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service import hardening, keystore
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import CommandError, echo, echo_lines, warn
 from service.gateway import api_keys
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
@@ -75,7 +75,7 @@ def init(
     Both are written to DIR. An existing CA is never overwritten. $CERTLET_CA_PASSPHRASE encrypts the keys.
     """
     hardening.disable_core_dumps_and_ptrace()
-    passphrase = options.read_secret(CA_PASSPHRASE)
+    passphrase = options.read_new_secret(CA_PASSPHRASE)
     try:
         created = hierarchy.create_hierarchy(
             name,
@@ -91,6 +91,23 @@ def init(
         raise CommandError(str(error)) from error
     echo(f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
     echo("it is not needed to issue certificates.")
+    echo_lines(_backup_list(directory, kms, is_encrypted=passphrase is not None))
+
+
+def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Iterator[str]:
+    """Yield lines about what a backup of a CA must contain."""
+    yield "Back up:"
+    yield f"  {directory / ca_directory.ROOT_KEY}  (offline; it signs the next CA)"
+    if kms:
+        yield f"  KMS key {kms}  (it cannot be copied: prevent its deletion)"
+    else:
+        yield f"  {directory / ca_directory.SIGNING_KEY}  (it signs certificates)"
+    yield f"  {directory / ca_directory.SERIAL_KEY}  (it recognises the CA's serial numbers)"
+    changing = (KEY_FILE, revocation_file.REVOKED, ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)
+    yield f"  {directory}  (the rest, often: {', '.join(changing)} change or appear later)"
+    if is_encrypted:
+        yield f"  ${CA_PASSPHRASE}  (it decrypts the keys, and is in no file)"
+    yield "  the files that certlet serve uses: --ledger, --audit-log, --profiles"
 
 
 @click.command(epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key")
@@ -129,7 +146,7 @@ def rollover(
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
-    passphrase = options.read_secret(CA_PASSPHRASE)
+    passphrase = options.read_new_secret(CA_PASSPHRASE)
     certificate, chain = ca_directory.load_chain(options.require_ca(old, "OLD"))
     if not chain:
         raise CommandError(f"the CA in {old} has no root: only a CA under a root has a successor")

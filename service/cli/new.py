@@ -135,7 +135,7 @@ def new(
     for file in (key_path, path, p12):
         if file:
             atomic_write.verify_writable(file)
-    caller, passphrase = credentials(), options.read_secret(KEY_PASSPHRASE)
+    caller, passphrase = credentials(), options.read_new_secret(KEY_PASSPHRASE)
     key = keys.generate_private_key(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("PKCS#12 does not support ML-DSA keys: omit --p12 or choose another --key-type")
@@ -219,9 +219,10 @@ def _encode_pkcs12(
 
 
 def _p12_password() -> bytes:
-    if password := options.read_secret(P12_PASSWORD):
+    if password := options.read_new_secret(P12_PASSWORD):
         return password
     if not sys.stdin.isatty():
         raise CommandError(f"no terminal to prompt for the PKCS#12 password: set ${P12_PASSWORD}")
-    typed = click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True)
-    return str(typed).encode()
+    typed = str(click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True))
+    options.warn_if_weak("the password", typed)
+    return typed.encode()

@@ -36,6 +36,8 @@ API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 FILE_SUFFIX: Final = "_FILE"  # of the variables that name a file with a passphrase
 KEY_FILE: Final = "api-keys.json"
+MIN_PASSPHRASE: Final = 16  # characters
+MIN_DIFFERENT: Final = 8  # characters
 DEFAULT_CA: Final = Path("ca")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -310,6 +312,23 @@ def read_secret(variable: str) -> bytes | None:
     if not secret or b"\n" in secret or b"\0" in secret:
         raise CommandError(f"{variable}{FILE_SUFFIX}: {path!r} does not contain one line, the passphrase")
     return secret
+
+
+def read_new_secret(variable: str) -> bytes | None:
+    """Return a passphrase that is to encrypt a file, as `read_secret` does; warn if it is weak."""
+    passphrase = read_secret(variable)
+    if passphrase is not None:
+        warn_if_weak(variable, passphrase.decode(errors="replace"))
+    return passphrase
+
+
+def warn_if_weak(name: str, passphrase: str) -> None:
+    """Warn if a passphrase has few characters, or few different ones; `name` is that of the passphrase."""
+    if len(passphrase) < MIN_PASSPHRASE or len(set(passphrase)) < MIN_DIFFERENT:
+        warn(
+            f"warning: {name} is weak: use at least {MIN_PASSPHRASE} characters, {MIN_DIFFERENT} of them "
+            "different, for example the output of openssl rand -base64 24"
+        )
 
 
 def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:

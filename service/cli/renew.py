@@ -117,7 +117,7 @@ def renew(
                 with atomic_files() as write:
                     if new_key:  # a reader between the two renames sees a mismatch
                         mode = stat.S_IMODE(key_path.stat().st_mode)
-                        data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
+                        data = keys.encode_private_key(key, options.read_new_secret(KEY_PASSPHRASE))
                         write(key_path, data, mode)
                     write(target, encoding.encode_pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link

@@ -22,7 +22,8 @@ class Configuration:
     Attributes:
         document: the contract, with `{name+}` for a path parameter of several segments.
         public_document: the contract without its extensions and the principals of profiles.
-        host, port: the address to listen on; port 0 selects a free port.
+        listeners: the descriptors of the listening sockets, which the process inherits.
+        port: their port.
         workers: the number of workers.
         key_file: the path of the file of API keys.
         ledger: the path of the ledger, which only the workers may read; '' for none.
@@ -30,7 +31,8 @@ class Configuration:
         no_usage_plan: whether the usage plan is off.
         access_log_format: an `AccessLogFormat`.
         stage: the first segment of every path, as on AWS; may be empty.
-        status_port: the port of plain HTTP next to HTTPS, for the status of certificates; None for none.
+        status_listeners: the descriptors of those of plain HTTP next to HTTPS, for the status of
+            certificates.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
         tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
         tls_name: the host of the server's URL; empty for the address that the client connects to.
@@ -42,7 +44,7 @@ class Configuration:
 
     document: dict[str, Any] = field(repr=False)
     public_document: dict[str, Any] = field(repr=False)
-    host: str
+    listeners: list[int]
     port: int
     workers: int
     key_file: str
@@ -51,7 +53,7 @@ class Configuration:
     no_usage_plan: bool = False
     access_log_format: str = AccessLogFormat.JSON
     stage: str = ""
-    status_port: int | None = None
+    status_listeners: list[int] = field(default_factory=list)
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str | None = field(default=None, repr=False)

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
@@ -25,7 +25,6 @@ MAX_CONNECTIONS: Final = 4096  # connections at once; idle ones use 20 MB, with 
 RESERVED_FDS: Final = 128  # descriptors for other uses: slots of 64 workers, files, sockets that are closing
 MIN_CONNECTIONS: Final = 16  # connections, even if there are fewer descriptors
 MAX_PARTIAL: Final = 128 * 1024 * 1024  # bytes of incomplete heads and bodies, in all connections
-_BACKLOG: Final = 1024  # connections that the kernel queues until they are accepted
 _ACCEPTS: Final = 16  # connections to accept in a row; sockets that this closes are freed only afterwards
 _ACCEPT_PAUSE: Final = 0.1  # seconds without `accept` after it failed
 _BUFFER: Final = 32 * 1024  # bytes of a connection's buffers
@@ -250,19 +249,12 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen on all addresses of a host, and return the port; port 0 selects a free one.
-
-        Raises:
-            OSError, UnicodeError: the address cannot be used.
-        """
-        server = await self._loop.create_server(asyncio.Protocol, host, port, start_serving=False)
-        self._sockets = [listener.dup() for listener in server.sockets]
-        server.close()
+    def open(self, descriptors: Sequence[int]) -> None:
+        """Accept clients of these listening sockets."""
+        self._sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         for listener in self._sockets:
-            listener.listen(_BACKLOG)
+            listener.setblocking(False)  # noqa: FBT003 - a standard library signature
             self._loop.add_reader(listener, self._accept, listener)
-        return int(self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
         """Stop accepting clients."""

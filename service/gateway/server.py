@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -71,7 +70,7 @@ class Gateway:
         self._stage = configuration.stage
         self._tls_name = configuration.tls_name
         self._is_https = bool(configuration.tls_certificate)
-        self.port = configuration.port  # of HTTPS, for clients that use plain HTTP
+        self._port = configuration.port  # of HTTPS, for clients that use plain HTTP
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.public_document, configuration.stage, self._contract)
         self._pool = pool
@@ -204,7 +203,7 @@ class Gateway:
             if self._contract.route(request.method, path)[0].plain_http:
                 return
         address, *_ = request.get_extra_info("sockname", ("",))  # the client may have disconnected
-        url = self._docs.server_url(self._url("https", address, self.port))
+        url = self._docs.server_url(self._url("https", address, self._port))
         raise GatewayError("HTTPS_REQUIRED", f"Only the status of certificates is served here: use {url}")
 
     def _origin(self, request: web.BaseRequest) -> str:
@@ -411,7 +410,7 @@ class SupervisorLink(KeyFile):
         asyncio.get_running_loop().add_reader(self._control, on_close)
 
     def send(self, **message: object) -> None:
-        """Send the port, an error, or a request for the API keys."""
+        """Send that it serves, an error, or a request for the API keys."""
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> list[ApiKey]:
@@ -485,15 +484,14 @@ async def serve(
                 tls.renew_forever(pool.invoke, configuration.tls_signing_event, expires_at)
             )
         listeners = [Listener(connections, create, tls.context if tls else None)]
-        gateway.port = await _open(listeners[0], configuration.host, configuration.port, "--port")
-        status_port = configuration.status_port
-        if status_port is not None:
+        listeners[0].open(configuration.listeners)
+        if configuration.status_listeners:
             listeners.append(Listener(connections, create))
-            status_port = await _open(listeners[1], configuration.host, status_port, "--status-port")
+            listeners[1].open(configuration.status_listeners)
     except (TlsError, OSError) as error:
         link.send(failed=one_line(error))
         return 1
-    link.send(port=gateway.port, status_port=status_port)
+    link.send(ready=True)
     await stop.wait()
     for listener in listeners:
         listener.close()
@@ -504,25 +502,6 @@ async def serve(
     # The loop removes its handlers, after which a further signal would kill the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     return 0
-
-
-async def _open(listener: Listener, host: str, port: int, option: str) -> int:
-    """Open a listener, and return its port; an OSError says which option to change, in one line."""
-    try:
-        return await listener.open(host, port)
-    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: not a possible DNS name
-        raise OSError(f"host {host} not found: set --host to an address of this machine") from error
-    except OSError as error:
-        match error.errno:
-            case errno.EADDRINUSE:
-                reason = f"{host}:{port} is in use, perhaps by another certlet serve: choose another {option}"
-            case errno.EACCES:
-                reason = f"no permission to listen on {host}:{port}: choose a {option} above 1023"
-            case errno.EADDRNOTAVAIL | None:  # newer versions of Python set no errno
-                reason = f"{host} is not an address of this machine: choose another --host"
-            case _:
-                raise
-        raise OSError(reason) from error
 
 
 def main(arguments: list[str]) -> int:

@@ -142,7 +142,7 @@ def test_repr_contains_no_secret(home: Path) -> None:
     ca = keystore.load_ca(settings)
     keys = {"default": hash_key(API_KEY)}
     configuration = Configuration(
-        document={}, public_document={}, host="", port=0, workers=1, key_file="", env_keys=keys
+        document={}, public_document={}, listeners=[], port=0, workers=1, key_file="", env_keys=keys
     )
     request = csrs.encode_der(csr_with_challenge_password())
     values = [settings, ca, ca.issuer, configuration, IssuanceRequest(request, None, None, "")]

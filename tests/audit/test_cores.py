@@ -48,7 +48,7 @@ def test_hardened_process_leaves_no_core_file(tmp_path: Path) -> None:
 
 def test_server_processes_leave_no_core_files(tmp_path: Path) -> None:
     """Supervisor, gateway and worker have a limit of 0, and leave no core file on SIGABRT."""
-    command = (*WITH_CORE_LIMIT, *servers.CERTLET, "serve", "--port", "0")
+    command = (*WITH_CORE_LIMIT, *servers.SERVE, "--port", "0")
     with servers.certlet_server(tmp_path, command=command) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         processes = server.processes()

@@ -29,6 +29,7 @@ def test_init_creates_a_hierarchy(tmp_path: Path) -> None:
     run = certlet("init", "ca", "--name", "Acme")
     assert run.returncode == 0, run.stderr
     assert b"root-ca.key to a safe place" in run.stdout
+    assert run.stderr == b""
     assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
     for name in ("root-ca.key", "signing-ca.key", "serial.key"):
         assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
@@ -44,6 +45,45 @@ def test_init_creates_a_hierarchy(tmp_path: Path) -> None:
         assert 86_400 <= age < 86_400 + 120
         assert certificate.subject.rfc4514_string().startswith(f"CN=Acme {kind} CA ")
     assert issuer.root.subject != issuer.certificate.subject
+
+
+@pytest.mark.parametrize("passphrase", ["", "a passphrase that is long"])
+def test_init_prints_what_to_back_up(tmp_path: Path, passphrase: str) -> None:
+    """The paths of the keys exist. The passphrase, if there is one, is named, but not printed."""
+    run = certlet("init", "the-ca", env={"CERTLET_CA_PASSPHRASE": passphrase} if passphrase else {})
+    lines = run.stdout.decode().partition("Back up:\n")[2].splitlines()
+    names = [line.split("  ")[1] for line in lines]
+    keys = ["the-ca/root-ca.key", "the-ca/signing-ca.key", "the-ca/serial.key"]
+    secret = ["$CERTLET_CA_PASSPHRASE"] if passphrase else []
+    assert names[:-1] == [*keys, "the-ca", *secret]
+    assert all((tmp_path / name).exists() for name in keys)
+    for part in (
+        "api-keys.json",
+        "revoked.yaml",
+        "acme.key",
+        "acme-principals.yaml",
+        "--ledger",
+        "--audit-log",
+    ):
+        assert part in run.stdout.decode()
+    assert not passphrase or passphrase not in run.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "is_weak"),
+    [("abcdefghijklmno", True), ("abcdefghijklmnop", False), ("abcdefg" * 9, True), ("abcdefgh" * 2, False)],
+)
+def test_weak_passphrase_is_reported(passphrase: str, *, is_weak: bool) -> None:
+    """If it has fewer than 16 characters, or 8 different ones: one line, without the passphrase."""
+    env = {"CERTLET_CA_PASSPHRASE": passphrase}
+    for command in (("init", "ca"), ("rollover", "ca", "next")):
+        run = certlet(*command, env=env)
+        warning = (
+            "warning: CERTLET_CA_PASSPHRASE is weak: use at least 16 characters, 8 of them different, for "
+            "example the output of openssl rand -base64 24\n"
+        )
+        assert (run.returncode, run.stderr.decode()) == (0, warning if is_weak else "")
+        assert passphrase.encode() not in run.stdout
 
 
 def test_longest_ca_name_is_accepted(tmp_path: Path) -> None:

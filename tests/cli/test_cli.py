@@ -41,7 +41,7 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("serve", "--audit-log", "none/a"), 1, "certlet: --audit-log none/a: No such file or directory"),
         (("serve", "--audit-log", "."), 1, "certlet: --audit-log .: Is a directory"),
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
-        (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
+        (("serve", "--ca", "/dev/null/ca"), 1, "no CA in /dev/null/ca: pass another directory as --ca"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
         (("sign", "-"), 1, "no API key: set $CERTLET_API_KEY or pass --api-key"),
         (("sign", "-", "--validity", "30"), 2, "12h, 30d or 4w"),

@@ -24,6 +24,7 @@ BASE = "localhost/base:1"
 PACKAGES = "python3,python3-venv,ca-certificates,base-files,coreutils,dash,libc-bin"
 USER = 10001
 STATE = "CONTAINER_TEST_STATE"
+POD = "certlet-pod-0-certlet"  # the container of the Deployment
 # The tmpfs mounts that Podman adds to --read-only are not in Docker.
 RUN = ("run", "--read-only-tmpfs=false")
 
@@ -153,7 +154,7 @@ def compose_options(key: str, value: Any, compose: dict[str, Any]) -> Iterator[s
 
 
 def kubectl(engine: Engine, arguments: list[str]) -> list[str]:
-    """Collect the files of Secrets, and translate `kubectl apply`.
+    """Collect the files of Secrets, wait for the server, and translate `kubectl apply`.
 
     Podman 4.3 does not decode Secrets. Their volumes become directories as the kubelet creates them: links to files
     that the group of the pod can read.
@@ -172,8 +173,12 @@ def kubectl(engine: Engine, arguments: list[str]) -> list[str]:
                 os.chown(file, -1, USER)
                 (data.parent / file.name).symlink_to(f"..data/{file.name}")
             return ["version"]
+        case ["-n", "certlet", "rollout", "status", "deployment/certlet"]:
+            servers.wait_until(lambda: "Web pages" in engine.podman("logs", POD).stdout)
+            return ["version"]
         case ["apply", "-f", name]:
-            documents = list(yaml.safe_load_all(Path(name).read_text()))
+            text = sys.stdin.read() if name == "-" else Path(name).read_text()
+            documents = [item for item in yaml.safe_load_all(text) if not is_existing_claim(engine, item)]
             (pod,) = [item["spec"]["template"]["spec"] for item in documents if item["kind"] == "Deployment"]
             for volume in pod["volumes"]:
                 if secret := volume.pop("secret", None):
@@ -181,8 +186,14 @@ def kubectl(engine: Engine, arguments: list[str]) -> list[str]:
                     volume["hostPath"] = {"path": str(path), "type": "Directory"}
             manifest = engine.directory / "manifest.yaml"
             manifest.write_text(yaml.safe_dump_all(documents))
-            return ["play", "kube", str(manifest)]
+            return ["play", "kube", "--replace", str(manifest)]
     raise AssertionError(arguments)
+
+
+def is_existing_claim(engine: Engine, item: dict[str, Any]) -> bool:
+    """Return whether a document claims a volume that exists, which Podman 4.3 refuses."""
+    claim = item["kind"] == "PersistentVolumeClaim"
+    return claim and not engine.podman("volume", "exists", item["metadata"]["name"], check=False).returncode
 
 
 def main() -> None:

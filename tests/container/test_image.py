@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests import csrs, pages, servers
-from tests.container.engine import Engine
+from tests.container.engine import POD, Engine
 from tests.servers import ROOT, HttpService
 
 PAGE = pages.read("container")
@@ -22,7 +22,6 @@ DOCKERFILE = (ROOT / "deploy/container/Dockerfile").read_text()
 COMPOSE = ROOT / "deploy/container/compose.yaml"
 MANIFEST = ROOT / "deploy/kubernetes/certlet.yaml"
 IMAGE = "certlet:0.1.0"
-POD = "certlet-pod-0-certlet"
 HEALTH = json.loads(re.findall(r"^HEALTHCHECK .* CMD (.*)", DOCKERFILE, re.MULTILINE)[0])
 MAX_BYTES = 120_000_000
 # proc(5): the effective and bounding capabilities, no_new_privs, and a seccomp filter.
@@ -82,7 +81,7 @@ def test_image_is_small_and_has_no_package_manager(engine: Engine, tmp_path: Pat
 
 
 def test_compose_is_followed_as_written(engine: Engine, tmp_path: Path) -> None:
-    """A certificate is signed, the health check works, and SIGTERM ends the server at once."""
+    """A certificate is signed, SIGTERM ends the server at once, and a lost ledger is not created again."""
     ports = servers.free_port(), servers.free_port()
     text = COMPOSE.read_text()
     for port, published in zip(ports, ("443:8443", "80:8080"), strict=True):
@@ -90,17 +89,21 @@ def test_compose_is_followed_as_written(engine: Engine, tmp_path: Path) -> None:
         text = text.replace(f'"{published}"', f'"127.0.0.1:{port}:{published.partition(":")[2]}"')
     (tmp_path / "compose.yaml").write_text(text)
     (tmp_path / ".curlrc").write_text(f"connect-to = ca.example.com:443:127.0.0.1:{ports[0]}\n")
-    follow(engine, "Create the CA", tmp_path)
+    follow(engine, "Create the CA and the ledger", tmp_path)
     assert b"ENCRYPTED PRIVATE KEY" in (tmp_path / "root-ca.key").read_bytes()
     follow(engine, "Run it with Compose", tmp_path, CURL_HOME=str(tmp_path))
     engine.podman("healthcheck", "run", "certlet")
     assert HttpService(f"http://127.0.0.1:{ports[1]}").request("GET", "/ca.crl").status == 200
     verify_isolation(engine, "certlet", "/ledger")
     assert "root-ca.key" not in engine.podman("exec", "certlet", "ls", "/ca").stdout
+    engine.podman("exec", "certlet", "rm", "/ledger/ledger.db")
     start = time.monotonic()
     engine.podman("stop", "certlet")
     assert time.monotonic() - start < 20
     assert engine.podman("inspect", "--format={{.State.ExitCode}}", "certlet").stdout == "0\n"
+    result = engine.podman("start", "--attach", "certlet", check=False)
+    assert result.returncode == 1
+    assert "certlet: no ledger at /ledger/ledger.db: restore a copy" in result.stderr
 
 
 def test_container_without_a_ca_creates_none(engine: Engine) -> None:
@@ -116,7 +119,7 @@ def test_container_without_a_ca_creates_none(engine: Engine) -> None:
 
 
 def test_manifest_is_followed_as_written(engine: Engine, tmp_path: Path) -> None:
-    """Podman plays it; a certificate is signed with a CA that is in a Secret."""
+    """Podman plays it; a certificate is signed with a CA that is in a Secret, without `--create`."""
     (tmp_path / "ca-passphrase").write_text("a passphrase of the cluster\n")
     path = tmp_path / "deploy/kubernetes/certlet.yaml"
     path.parent.mkdir(parents=True)
@@ -126,6 +129,7 @@ def test_manifest_is_followed_as_written(engine: Engine, tmp_path: Path) -> None
     follow(engine, "Run it in Kubernetes", tmp_path)
     health = [argument.replace("8443", port) for argument in HEALTH]
     servers.wait_until(lambda: engine.podman("exec", POD, *health, check=False).returncode == 0)
+    assert "--create" not in engine.podman("inspect", "--format={{.Config.Cmd}}", POD).stdout
     service = HttpService(f"https://127.0.0.1:{port}")
     context = ssl.create_default_context(cafile=tmp_path / "ca/root-ca.crt")
     context.check_hostname = False  # the name is not 127.0.0.1

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from service.gateway import listening
 from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
 from service.supervisor import Supervisor
@@ -61,19 +62,21 @@ def main() -> int:
     """Run the gateway."""
     path, handler = Path(sys.argv[1]), sys.argv[2]
     options = json.loads(path.read_text())
+    listeners = listening.listen("127.0.0.1", 0, "--port")
+    port = listeners[0].getsockname()[1]
     configuration = Configuration(
-        host="127.0.0.1",
-        port=0,
+        listeners=[listener.fileno() for listener in listeners],
+        port=port,
         key_file=str(path.with_name("keys.json")),
         env_keys={"reader": hash_key(servers.API_KEY), "other": hash_key(servers.API_KEY[::-1])},
         **{"public_document": options["document"], **options},
     )
     scheme = "https" if configuration.tls_certificate else "http"
 
-    def announce(port: int, _status_port: int | None) -> None:
+    def announce() -> None:
         print(f"Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
 
-    return Supervisor(handler, os.environ).run(configuration, announce)
+    return Supervisor(handler, os.environ).run(configuration, listeners, announce)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from service.gateway import connections
 from service.gateway.connections import Connection, Connections, Listener
 from tests import csrs, servers
 from tests.gateway.test_failure_modes import connect
-from tests.servers import API_KEY, CERTLET
+from tests.servers import API_KEY
 
 DESCRIPTORS = 240
 HALF_A_HEAD = b"GET /health HTTP/1.1\r\nHost: a\r\n"
@@ -41,7 +41,7 @@ def is_open(client: socket.socket) -> bool:
 def test_idle_connections_are_closed_at_the_limit(tmp_path: Path) -> None:
     """Idle clients, with half a request or none, do not delay other clients or end an upload."""
     limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
-    command = [*limited, *CERTLET, "serve", "--port", "0"]
+    command = [*limited, *servers.SERVE, "--port", "0"]
     body = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
@@ -83,7 +83,10 @@ async def listening(limit: int) -> AsyncIterator[int]:
 
     all_connections, manager = Connections(lambda: limit), web.Server(respond)
     listener = Listener(all_connections, create)
-    yield await listener.open("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        listener.open([server.detach()])
+    yield port
     listener.close()
     await manager.shutdown(0)
 

@@ -17,7 +17,7 @@ from tests import csrs, factories, servers
 from tests.est.devices import client_context
 from tests.gateway.test_connections import DESCRIPTORS, HALF_A_HEAD, is_open
 from tests.gateway.test_failure_modes import connect, receive
-from tests.servers import API_KEY, CERTLET, Server
+from tests.servers import API_KEY, Server
 
 PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 
@@ -31,7 +31,7 @@ def status_server(server: Server) -> Server:
 @contextlib.contextmanager
 def https_server(directory: Path, *arguments: str, **options: list[str]) -> Iterator[tuple[Server, Server]]:
     """Run `certlet serve --tls`: its HTTPS and its plain HTTP."""
-    command = options.get("command", [*CERTLET, "serve"])
+    command = options.get("command", servers.SERVE)
     arguments = ("--tls", "--no-usage-plan", *(() if "--port" in arguments else ("--port", "0")), *arguments)
     with servers.certlet_server(directory, *arguments, command=command) as server:
         yield server, status_server(server)
@@ -143,7 +143,7 @@ def test_slow_clients_do_not_delay_the_other_listener(both: tuple[Server, Server
 
 def test_limit_of_connections_is_that_of_both_listeners(tmp_path: Path) -> None:
     """Idle clients of HTTPS are closed when there are too many of plain HTTP."""
-    limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash", *CERTLET, "serve"]
+    limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash", *servers.SERVE]
     limit = DESCRIPTORS - connections.RESERVED_FDS
     with (
         https_server(tmp_path, "--ephemeral", command=limited) as (https, plain),
@@ -200,7 +200,7 @@ def test_status_port_follows_the_port_by_default(tmp_path: Path) -> None:
     with https_server(tmp_path, "--port", str(port)) as (https, plain):
         assert (https.port, plain.port) == (port, port + 1)
     off = ("--tls", "--no-status-port", "--port", str(port))
-    with servers.certlet_server(tmp_path, *off, command=[*CERTLET, "serve"]) as server:
+    with servers.certlet_server(tmp_path, *off, command=servers.SERVE) as server:
         assert not [line for line in server.output if line.startswith("Status")]
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port + 1)):
             pass

@@ -24,7 +24,7 @@ from tests import servers
 from tests.assertions import assert_problem
 from tests.gateway import second_api
 from tests.gateway.test_failure_modes import create_document
-from tests.servers import CERTLET, Response, Server
+from tests.servers import Response, Server
 from tests.web import acme_client, jws_requests
 from tests.web.acme_client import JOSE, AcmeClient
 from tests.web.test_acme import NAMES, URL
@@ -88,7 +88,7 @@ def fill_disk(path: Path) -> None:
 def test_order_is_finalized_when_a_full_disk_has_space_again(tmp_path: Path) -> None:
     """Nothing is issued in the meantime. The ledger is on a small disk of its own."""
     user = ["--user", "--map-root-user"] if os.geteuid() else []
-    serve = shlex.join([*CERTLET, "serve", "--port", "0", *SERVE, "--ledger", "disk/ledger.db"])
+    serve = shlex.join([*servers.SERVE, "--port", "0", *SERVE, "--ledger", "disk/ledger.db"])
     script = f"mount -t tmpfs -o size=512k tmpfs disk && exec {serve}"
     (tmp_path / "disk").mkdir()
     command = ("unshare", "--mount", *user, "sh", "-c", script)
@@ -168,7 +168,7 @@ def test_damaged_ledger_is_a_503_until_a_copy_is_restored(
     """Orders of before the copy are finalized after a restart; nothing is issued in the meantime."""
     path = tmp_path / "ledger.db"
     ports = ("--port", str(servers.free_port()), "--status-port", str(servers.free_port()))
-    serve = (*CERTLET, "serve", *ports)
+    serve = (*servers.SERVE, *ports)
     with servers.certlet_server(tmp_path, *SERVE, *LEDGER, command=serve) as server:
         client = create_client(server)
         order = client.order(*NAMES).json()
