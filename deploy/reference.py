@@ -18,6 +18,7 @@ import click
 
 from service import openapi
 from service.cli import certlet
+from service.gateway.metrics import DEFINITIONS
 from service.openapi import resolve_ref
 
 ROOT: Final = Path(__file__).parent.parent
@@ -257,12 +258,22 @@ def included(path: str, level: str = "") -> Callable[[], str]:
     )
 
 
+def metrics() -> str:
+    """The metrics of `certlet serve --metrics`."""
+    rows = (
+        (f"`{name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), cell(metric.meaning))
+        for name, metric in DEFINITIONS.items()
+    )
+    return table(("Metric", "Type", "Labels", "Meaning"), *rows)
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "cli": cli,
     "http-api": http_api,
     "problem-codes": problem_codes,
     "profile-keys": profile_keys,
     "identity-keys": lambda: schema_keys("identity"),
+    "metrics": metrics,
     "profiles": profiles,
     "usage-plan": usage_plan,
     "changelog": included("CHANGELOG.md"),

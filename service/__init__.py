@@ -12,13 +12,14 @@ A certificate signing request enters on the left and a certificate returns. Noth
     pki          the core, pure: requests, keys, names, profiles, issuers, certificates, renewal, CRLs
     keystore     load the CA's key (file, Secrets Manager, KMS), certificates, deny list and revocation list
     authority    issue: parse, verify, evaluate, record the intent, sign, verify, record the result
-    audit        write the audit log: the only record of what was issued
+    audit        write the audit log: the only record of what was issued; count it (audit_counts)
     settings     read the environment variables
     hardening    protect processes that hold secrets: no core dumps, no ptrace
     credentials  find the API key of a request
     web          Connexion executes the contract: validation, identity, operations, EST; the authorizer
     gateway      the local API Gateway, its HTTPS and API docs; independent of certificates.
-                 One queue for all workers (worker_pool, worker); Landlock around the HTTP process (sandbox)
+                 One queue for all workers (worker_pool, worker); Landlock around the HTTP process (sandbox);
+                 metrics and probes on a listener of their own (monitoring)
     aws_lambda   handler(event, context): composes all of the above
     supervisor   `certlet serve`: starts the gateway and its workers, each in its own process
     self_issued  the key and the certificate of `certlet serve --tls`

@@ -19,7 +19,8 @@ from wsgiref.types import WSGIApplication
 import awsgi
 
 from service import audit, challenge_queue, log_level, openapi
-from service.audit import AuditRecord, Recorder
+from service.audit import AuditRecord
+from service.audit_counts import AuditCounts
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
 from service.ledger import open_ledger
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 # Connection-specific headers, and the length, which the decoded body may no longer have.
 _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
 _trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # of the current event
+_audit_counts: Final = AuditCounts()
 _PARAMETER: Final = re.compile(r"\{([^{}+]+)(\+?)\}")  # {name}, or {name+} for several segments
 
 
@@ -97,6 +99,11 @@ def init() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
+def take_counts() -> list[tuple[str, tuple[str, ...], int]]:
+    """Return what was recorded since the last call, as `AuditCounts.take`, for the gateway."""
+    return _audit_counts.take()
+
+
 @functools.cache
 def _settings() -> Settings:
     # cryptography warns of common names longer than 64 octets, but the limit is 64 characters.
@@ -120,7 +127,9 @@ def _application() -> WSGIApplication:
         load_ca=_ca().load,
         profiles=_policy(),
         clock=_now,
-        record=_with_trace_id(audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics)),
+        record=functools.partial(
+            _record, audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics)
+        ),
         load_revoked=_revoked().load,
         parallel_map=_thread_pool_map,
         ledger=_ledger(),
@@ -135,14 +144,11 @@ def _application() -> WSGIApplication:
     )
 
 
-def _with_trace_id(record: Recorder) -> Recorder:
-    """Return a recorder that adds the trace of the current event to each record."""
-
-    def record_with_trace_id(entries: Sequence[AuditRecord]) -> None:
-        trace_id = _trace_id.get()
-        record([entry._replace(trace_id=trace_id) for entry in entries] if trace_id else entries)
-
-    return record_with_trace_id
+def _record(write: audit.Recorder, entries: Sequence[AuditRecord]) -> None:
+    """Write audit records with the trace of the current event, and count them."""
+    trace_id = _trace_id.get()
+    write([entry._replace(trace_id=trace_id) for entry in entries] if trace_id else entries)
+    _audit_counts.add(entries)
 
 
 def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:

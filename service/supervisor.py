@@ -158,12 +158,13 @@ class Supervisor:
                 continue
             if not started.done():
                 started.set_result(None)
-            status = process.wait()
-            end = "timed_out" if status == -signal.SIGALRM else "failed"
-            if not self._stopping.is_set():
-                _log.info("worker %d of %s exited with status %d", index, workers.handler, status)
             try:
-                send(workers.channel, encode(slot[0], {end: True}))
+                send(workers.channel, encode(0, {"started": index}))
+                status = process.wait()
+                end = "timed_out" if status == -signal.SIGALRM else "failed"
+                if not self._stopping.is_set():
+                    _log.info("worker %d of %s exited with status %d", index, workers.handler, status)
+                send(workers.channel, encode(slot[0], {end: True, "exited": index}))
             except OSError:  # the gateway has exited
                 return
 

@@ -39,6 +39,7 @@ KEY_FILE: Final = "api-keys.json"
 MIN_PASSPHRASE: Final = 16  # characters
 MIN_DIFFERENT: Final = 8  # characters
 DEFAULT_CA: Final = Path("ca")
+MAX_PORT: Final = 65535
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 # A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
@@ -94,6 +95,19 @@ def parse_host(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return _parse_dns_name(text)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Parse `[ADDRESS:]PORT` to address and port; 127.0.0.1 if there is no address.
+
+    Raises:
+        ValueError: the text is malformed.
+    """
+    host, _, port = text.rpartition(":")
+    is_port = re.fullmatch("[0-9]{1,5}", port) and int(port) <= MAX_PORT
+    if not is_port or (":" in host and not re.fullmatch(r"\[[^][]+\]", host)):
+        raise ValueError(f"{text!r} is not a port, or an address and a port, such as 9464 or [::1]:9464")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def parse_network(text: str) -> str:

@@ -162,6 +162,12 @@ HANDLER: Final = "service.aws_lambda.handler"
 )
 @click.option("--no-status-port", is_flag=True, help="With HTTPS, serve nothing by plain HTTP.")
 @click.option(
+    "--metrics",
+    type=options.parse_address,
+    metavar="[ADDRESS:]PORT",
+    help="Serve metrics for Prometheus, and probes, by plain HTTP on this port of 127.0.0.1 or the address.",
+)
+@click.option(
     "--est-line-length",
     type=click.Choice(EST_LINE_LENGTHS),
     default="0",
@@ -197,7 +203,11 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         status_listeners = []
         if is_https and not settings.no_status_port:
             status_listeners = _listen(settings.host, _status_port(settings), "--status-port", stack)
-        status_port = _port(status_listeners)
+        metrics_listeners = []
+        if settings.metrics:
+            host, port = settings.metrics
+            metrics_listeners = _listen(host, port, "--metrics", stack, "--metrics")
+        ports = _port(listeners), _port(status_listeners), _port(metrics_listeners)
         serve_checks.verify_ledger(settings)
         directory = settings.ca
         if settings.ephemeral:
@@ -211,7 +221,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             document=openapi.with_greedy_parameters(document),
             public_document=openapi.public(document),
             listeners=[listener.fileno() for listener in listeners],
-            port=_port(listeners),
+            port=ports[0],
             status_listeners=[listener.fileno() for listener in status_listeners],
             workers=settings.workers,
             key_file=str(directory / KEY_FILE),
@@ -220,12 +230,13 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             no_usage_plan=settings.no_usage_plan,
             access_log_format=settings.access_log_format,
             stage=settings.stage or "",
+            **_configure_monitoring(settings, metrics_listeners, has_ledger=has_ledger),
             **_configure_tls(settings, stack),
         )
 
         def announce() -> None:
             rollback.pop_all()
-            _announce(settings, directory, configuration.port, status_port, created)
+            _announce(settings, directory, ports, created)
 
         supervisor = Supervisor(
             HANDLER,
@@ -233,12 +244,14 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             _validator_arguments(settings, policy, directory),
             accepts_tokens=bool(policy.identities),
         )
-        return supervisor.run(configuration, [*listeners, *status_listeners], announce)
+        return supervisor.run(configuration, [*listeners, *status_listeners, *metrics_listeners], announce)
 
 
-def _listen(host: str, port: int, option: str, stack: ExitStack) -> list[socket.socket]:
+def _listen(
+    host: str, port: int, option: str, stack: ExitStack, host_option: str = "--host"
+) -> list[socket.socket]:
     """Listen until the end of the stack."""
-    listeners = listening.listen(host, port, option)
+    listeners = listening.listen(host, port, option, host_option)
     stack.callback(listening.close_all, listeners)
     return listeners
 
@@ -266,6 +279,20 @@ def _configure_tls(settings: SimpleNamespace, stack: ExitStack) -> dict[str, Any
     return {**files, "tls_client_ca_event": self_issued.internal_event("GET", "/ca.pem")}
 
 
+def _configure_monitoring(
+    settings: SimpleNamespace, listeners: list[socket.socket], *, has_ledger: bool
+) -> dict[str, Any]:
+    """Return the gateway's configuration of the listener for monitoring; empty without --metrics."""
+    if not settings.metrics:
+        return {}
+    paths = {"health": "/health", "ca": "/ca", "crl": "/ca.crl"}
+    return {
+        "metrics_listeners": [listener.fileno() for listener in listeners],
+        "probe_events": {name: self_issued.internal_event("GET", path) for name, path in paths.items()},
+        "has_ledger": has_ledger,
+    }
+
+
 def _tls_names(settings: SimpleNamespace) -> list[str]:
     """Return the names of the self-issued certificate; empty without --tls."""
     if settings.tls_name or not settings.tls:
@@ -285,6 +312,10 @@ def _url_host(settings: SimpleNamespace) -> str:
         host = names[0]
     elif serve_checks.is_unspecified(host):
         host = "localhost"
+    return _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
@@ -323,8 +354,9 @@ def _load_env_keys() -> dict[str, str]:
 
 
 def _announce(
-    settings: SimpleNamespace, directory: Path, port: int, status_port: int, created: Created
+    settings: SimpleNamespace, directory: Path, ports: tuple[int, int, int], created: Created
 ) -> None:
+    port, status_port, metrics_port = ports
     if created.ca:
         root_key = directory / ca_directory.ROOT_KEY
         hint = "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
@@ -337,6 +369,9 @@ def _announce(
     if status_port:
         status_url = f"http://{_url_host(settings)}:{status_port}{stage}"
         echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
+    if metrics_port:
+        metrics_url = f"http://{_bracketed(settings.metrics[0])}:{metrics_port}/metrics"
+        echo(f"Metrics   {metrics_url} (probes: /livez, /readyz)")
     if settings.ledger and (directory / ca_directory.ACME_KEY).exists():
         echo(f"ACME      {settings.public_url or url}/acme/directory")
     if created.api_key:

@@ -33,6 +33,9 @@ class Configuration:
         stage: the first segment of every path, as on AWS; may be empty.
         status_listeners: the descriptors of those of plain HTTP next to HTTPS, for the status of
             certificates.
+        metrics_listeners: the descriptors of those for monitoring.
+        probe_events: name -> event, whose response the listener for monitoring reads: `health`, `ca`, `crl`.
+        has_ledger: whether the workers have a ledger.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
         tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
         tls_name: the host of the server's URL; empty for the address that the client connects to.
@@ -54,6 +57,9 @@ class Configuration:
     access_log_format: str = AccessLogFormat.JSON
     stage: str = ""
     status_listeners: list[int] = field(default_factory=list)
+    metrics_listeners: list[int] = field(default_factory=list)
+    probe_events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    has_ledger: bool = False
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str | None = field(default=None, repr=False)

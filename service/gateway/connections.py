@@ -62,6 +62,11 @@ class Connections:
         self.uploads: dict[Connection, int] = {}
         self.responses: dict[Connection, int] = {}
 
+    @property
+    def open_count(self) -> int:
+        """The number of connections."""
+        return len(self._open)
+
     def admit(self, connection: Connection) -> bool:
         """Add a connection, and make room for it; False if all others have requests in progress."""
         while len(self._open) >= self._limit():  # the limit may change at run time

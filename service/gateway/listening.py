@@ -11,13 +11,14 @@ _BACKLOG: Final = 1024  # connections that the kernel queues until they are acce
 _OTHER_MACHINE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def listen(host: str, port: int, option: str) -> list[socket.socket]:
+def listen(host: str, port: int, option: str, host_option: str = "--host") -> list[socket.socket]:
     """Listen on all addresses of a host. Connections wait until the gateway process accepts them.
 
     Args:
         host: an IP address or a name; '' for all addresses of this machine.
         port: the port; 0 selects a free one.
         option: the option of the port, for errors.
+        host_option: the option of the host, for errors.
 
     Returns:
         the sockets, which have the same port.
@@ -28,14 +29,14 @@ def listen(host: str, port: int, option: str) -> list[socket.socket]:
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: not a possible DNS name
-        raise OSError(f"host {host} not found: set --host to an address of this machine") from error
+        raise OSError(f"host {host} not found: set {host_option} to an address of this machine") from error
     listeners: list[socket.socket] = []
     unusable = OSError(f"host {host} has no address")
     for family, _, _, _, (address, _, *scope) in addresses:
         try:
             listener = socket.create_server((address, port, *scope), family=family, backlog=_BACKLOG)
         except OSError as error:
-            unusable = _explain(error, host, port, option)
+            unusable = _explain(error, host, port, option, host_option)
             if error.errno in _OTHER_MACHINE:
                 continue
             close_all(listeners)
@@ -53,7 +54,7 @@ def close_all(listeners: list[socket.socket]) -> None:
         listener.close()
 
 
-def _explain(error: OSError, host: str, port: int, option: str) -> OSError:
+def _explain(error: OSError, host: str, port: int, option: str, host_option: str) -> OSError:
     """Return an error that says which option to change."""
     match error.errno:
         case errno.EADDRINUSE:
@@ -61,7 +62,7 @@ def _explain(error: OSError, host: str, port: int, option: str) -> OSError:
         case errno.EACCES:
             reason = f"no permission to listen on {host}:{port}: choose a {option} above 1023"
         case code if code in _OTHER_MACHINE:
-            reason = f"{host} is not an address of this machine: choose another --host"
+            reason = f"{host} is not an address of this machine: choose another {host_option}"
         case _:
             return error
     return OSError(reason)

@@ -13,10 +13,10 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
@@ -36,6 +36,9 @@ from service.gateway.worker import one_line, yield_to_others
 from service.gateway.worker_pool import WorkerPool
 from service.trace_context import find_trace_id
 
+if TYPE_CHECKING:  # slow to import, and not always used
+    from service.gateway.monitoring import Monitoring
+
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # bytes; API Gateway's limit for a request
 MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # bytes, for operations without an API key
 MAX_EVENT_BODY: Final = 4_500_000  # bytes; more exceeds Lambda's 6 MB in base64
@@ -50,7 +53,12 @@ _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Handles the requests for one document."""
+    """Handles the requests for one document.
+
+    Attributes:
+        is_draining: whether it only finishes requests in progress.
+        observers: functions that are called after each request.
+    """
 
     def __init__(
         self,
@@ -60,12 +68,11 @@ class Gateway:
         connections: Connections,
         observe: Callable[[Exchange], None],
     ) -> None:
-        """Serve; call `observe` after each request."""
         configuration = link.configuration
         self._connections = connections
-        self._observe = observe
+        self.observers = [observe]
         self._active = 0
-        self._draining = False
+        self.is_draining = False
         self._idle = asyncio.Event()
         self._stage = configuration.stage
         self._tls_name = configuration.tls_name
@@ -89,7 +96,7 @@ class Gateway:
         connections.mark_busy(connection)
         try:
             response = await self._handle(request)
-            if self._draining or not request.is_version_served:
+            if self.is_draining or not request.is_version_served:
                 response.force_close()
             connections.mark_waiting(connection, connections.responses)
             with contextlib.suppress(ConnectionError):  # the client disconnected
@@ -104,10 +111,14 @@ class Gateway:
 
     async def drain(self) -> None:
         """Wait for requests in progress, for a limited time; close each connection after its response."""
-        self._draining = True
+        self.is_draining = True
         with contextlib.suppress(TimeoutError):  # aiohttp's own shutdown stops reading bodies
             if self._active:
                 await asyncio.wait_for(self._idle.wait(), SHUTDOWN_TIMEOUT)
+
+    def _observe(self, exchange: Exchange) -> None:
+        for observe in self.observers:
+            observe(exchange)
 
     def malformed(self, request: web.BaseRequest, head: bytes) -> web.Response:
         """The response to malformed HTTP, which it logs.
@@ -460,9 +471,10 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # the supervisor starts this process with them blocked
     configuration = link.configuration
-    pool = WorkerPool(channel)
+    pools = {"function": (pool := WorkerPool(channel, configuration.workers))}
     connections = Connections()
-    token_pool = WorkerPool(token_channel) if token_channel else None
+    if token_pool := WorkerPool(token_channel) if token_channel else None:
+        pools["token"] = token_pool
     log = AccessLog(AccessLogFormat(configuration.access_log_format))
     gateway = Gateway(link, pool, token_pool, connections, log.write_exchange)
 
@@ -470,24 +482,20 @@ async def serve(
         return Connection(manager, connections, gateway.malformed, client, log.write_refused_handshake)
 
     manager = web.Server(gateway.handle, request_factory=functools.partial(Request, loop=loop))
-    renewal: asyncio.Task[None] | None = None
     try:
         link.wait_for_workers(stop.set)
         tls = _tls(configuration)
         # Before any other thread, which the sandbox would not restrict, and before any client.
         _enter_sandbox(configuration)
-        if tls and configuration.tls_client_ca_event:
-            await tls.load_client_cas(pool.invoke, configuration.tls_client_ca_event)
-        if tls and configuration.tls_signing_event:
-            expires_at = await tls.enroll(pool.invoke, configuration.tls_signing_event)
-            renewal = asyncio.create_task(
-                tls.renew_forever(pool.invoke, configuration.tls_signing_event, expires_at)
-            )
+        monitoring = _create_monitoring(configuration, gateway, pools, connections, tls)
+        renewal = await _start_tls(tls, pool, configuration) if tls else None
         listeners = [Listener(connections, create, tls.context if tls else None)]
         listeners[0].open(configuration.listeners)
         if configuration.status_listeners:
             listeners.append(Listener(connections, create))
             listeners[1].open(configuration.status_listeners)
+        if monitoring:
+            monitoring.listener.open(configuration.metrics_listeners)
     except (TlsError, OSError) as error:
         link.send(failed=one_line(error))
         return 1
@@ -502,6 +510,39 @@ async def serve(
     # The loop removes its handlers, after which a further signal would kill the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     return 0
+
+
+async def _start_tls(tls: Tls, pool: WorkerPool, configuration: Configuration) -> asyncio.Task[None] | None:
+    """Load what the workers supply; return the task that renews the certificate, if they issue it."""
+    if event := configuration.tls_client_ca_event:
+        await tls.load_client_cas(pool.invoke, event)
+    if not (event := configuration.tls_signing_event):
+        return None
+    expires_at = await tls.enroll(pool.invoke, event)
+    return asyncio.create_task(tls.renew_forever(pool.invoke, event, expires_at))
+
+
+def _create_monitoring(
+    configuration: Configuration,
+    gateway: Gateway,
+    pools: Mapping[str, WorkerPool],
+    connections: Connections,
+    tls: Tls | None,
+) -> Monitoring | None:
+    if not configuration.metrics_listeners:
+        return None
+    from service.gateway.monitoring import Monitoring  # noqa: PLC0415 - prometheus_client takes time and memory
+
+    monitoring = Monitoring(
+        configuration,
+        pools,
+        connections,
+        is_draining=lambda: gateway.is_draining,
+        read_tls_end=lambda: tls.end if tls else None,
+    )
+    pools["function"].on_counts = monitoring.metrics.add_outcomes
+    gateway.observers.append(monitoring.metrics.observe)
+    return monitoring
 
 
 def main(arguments: list[str]) -> int:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.gateway.routes import GatewayError
@@ -46,6 +47,7 @@ class Tls:
             password: the key's password; if None and the key is encrypted, OpenSSL prompts for it.
         """
         self.context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
+        self.end: float | None = None  # of the certificate, in seconds since 1970; None if none is loaded
         self._certificate = certificate
         self._key = key
         self._password = password
@@ -61,6 +63,9 @@ class Tls:
             Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
             self.context.load(self._certificate, self._key, self._password)
+            self.end = x509.load_pem_x509_certificate(
+                Path(self._certificate).read_bytes()
+            ).not_valid_after_utc.timestamp()
         except (OSError, ValueError) as error:
             raise TlsError(f"OpenSSL cannot load {self._certificate} and {self._key}: {error}") from error
 

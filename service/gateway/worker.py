@@ -139,19 +139,33 @@ def _verify_seals(descriptor: int, seals: int) -> None:
     raise ValueError("the descriptor is not a sealed memfd")
 
 
-def serve(channel: socket.socket, slot: memoryview, handler: Callable[[Any, Context], Any]) -> None:
-    """Handle calls until the gateway closes its end. SIGALRM ends the process if a call takes too long."""
+def serve(
+    channel: socket.socket,
+    slot: memoryview,
+    handler: Callable[[Any, Context], Any],
+    take_counts: Callable[[], Any] = list,
+) -> None:
+    """Handle calls until the gateway closes its end. SIGALRM ends the process if a call takes too long.
+
+    Args:
+        channel: the workers' end.
+        slot: the slot of this worker.
+        handler: handles an event.
+        take_counts: returns what the handler counted since the last call. A response carries it, if any.
+    """
     with contextlib.suppress(ConnectionError):
         while packet := receive(channel):
             slot[0] = packet.number
-            response = _respond(packet, handler)
+            response = _respond(packet, handler, take_counts)
             signal.setitimer(signal.ITIMER_REAL, 0)
             if response:
                 send(channel, response)
             slot[0] = 0
 
 
-def _respond(packet: Packet, handler: Callable[[Any, Context], Any]) -> bytes | None:
+def _respond(
+    packet: Packet, handler: Callable[[Any, Context], Any], take_counts: Callable[[], Any]
+) -> bytes | None:
     """The response to a call; None if the call is late: the gateway has refused it."""
     request_id = "?"
     try:
@@ -161,7 +175,10 @@ def _respond(packet: Packet, handler: Callable[[Any, Context], Any]) -> bytes | 
             return None
         signal.setitimer(signal.ITIMER_REAL, timeout)
         context = Context(request_id, time.monotonic() + timeout)
-        return encode(packet.number, {"result": handler(call["event"], context)})
+        message = {"result": handler(call["event"], context)}
+        if counts := take_counts():
+            message["counts"] = counts
+        return encode(packet.number, message)
     except Exception:  # noqa: BLE001 - as on Lambda: the log gets the traceback, the caller a 502
         sys.stderr.write(f"{request_id}: the handler failed\n{traceback.format_exc()}")
         return encode(packet.number, {"failed": True})
@@ -184,7 +201,8 @@ def yield_to_others() -> None:
 def main(arguments: list[str]) -> int:
     """Run a worker: `CHANNEL SUPERVISOR MODULE.FUNCTION`; the first two are descriptors of sockets.
 
-    A function `init` of the module, if any, runs once before the first event: Lambda's init phase.
+    A function `init` of the module, if any, runs once before the first event: Lambda's init phase. A function
+    `take_counts` is that of `serve`.
     """
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
@@ -203,6 +221,7 @@ def main(arguments: list[str]) -> int:
         try:
             module = importlib.import_module(module_name)
             handler = getattr(module, name)
+            take_counts = getattr(module, "take_counts", list)
             getattr(module, "init", lambda: None)()
             gc.enable()
         except Exception as error:  # noqa: BLE001 - the supervisor reports any error, in one line
@@ -210,7 +229,7 @@ def main(arguments: list[str]) -> int:
             return 1
         supervisor.sendall(b"{}\n")
     with socket.socket(fileno=int(arguments[0])) as channel:
-        serve(channel, slot, handler)
+        serve(channel, slot, handler, take_counts)
     return 0
 
 

@@ -8,8 +8,10 @@ import itertools
 import os
 import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from service.gateway.routes import GatewayError
 from service.gateway.worker import Packet, decode, encode, map_slot, receive, send
@@ -33,17 +35,43 @@ class _Call:
             self.response.set_exception(GatewayError(kind))
 
 
-class WorkerPool:
-    """Sends calls through the channel, and receives the messages of workers and supervisor from it."""
+class PoolStatistics(NamedTuple):
+    """The state of a pool.
 
-    def __init__(self, channel: socket.socket) -> None:
-        """Start to read the channel, in the running loop."""
+    Attributes:
+        configured: workers that should run.
+        running: workers that run.
+        busy: workers that have begun a call and have not responded.
+        waiting: calls that no worker has begun.
+        restarts: workers that replaced others since the start.
+    """
+
+    configured: int
+    running: int
+    busy: int
+    waiting: int
+    restarts: int
+
+
+class WorkerPool:
+    """Sends calls through the channel, and receives the messages of workers and supervisor from it.
+
+    Attributes:
+        on_counts: called with what a worker counted; see `worker.serve`.
+    """
+
+    def __init__(self, channel: socket.socket, workers: int = 1) -> None:
+        """Start to read the channel, in the running loop; `workers` is the number of workers."""
         channel.setblocking(False)  # noqa: FBT003 - a standard library signature
         self._channel = channel
+        self._configured = workers
+        self.on_counts: Callable[[Any], None] = lambda _: None
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}  # in the order of `begin_by`
         self._unsent: dict[int, bytes] = {}  # packets that wait for room in the channel
         self._slots: dict[int, memoryview] = {}
+        self._running: set[int] = set()  # indices of workers
+        self._started: Counter[int] = Counter()  # index -> how often
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel, self._read)
@@ -71,6 +99,13 @@ class WorkerPool:
             del self._calls[number]
             self._unsent.pop(number, None)
 
+    def statistics(self) -> PoolStatistics:
+        """The state of the pool. The slot of a dead worker may contain a call that has ended."""
+        busy = len({slot[0] for slot in self._slots.values()} & self._calls.keys())
+        restarts = self._started.total() - len(self._started)
+        waiting = len(self._calls) - busy
+        return PoolStatistics(self._configured, len(self._running), busy, waiting, restarts)
+
     def _send(self) -> None:
         """Send packets while there is room. Each response frees some, and `_read` then calls this again."""
         with contextlib.suppress(OSError):
@@ -97,6 +132,13 @@ class WorkerPool:
             call.response.set_result(message["result"])
         elif call:
             call.fail("INTEGRATION_TIMEOUT" if "timed_out" in message else "DEFAULT_5XX")
+        if isinstance(index := message.get("started"), int):
+            self._started[index] += 1
+            self._running.add(index)
+        if isinstance(index := message.get("exited"), int):
+            self._running.discard(index)
+        if "counts" in message:
+            self.on_counts(message["counts"])
 
     def _on_slot(self, packet: Packet) -> None:
         """Map the slot of a new worker; it replaces the slot of the previous worker with this index."""

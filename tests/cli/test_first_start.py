@@ -84,6 +84,8 @@ def test_api_key_is_created_only_on_request(tmp_path: Path, ca: Path) -> None:
 FAULTS: dict[str, tuple[tuple[str, ...], dict[str, str], str]] = {
     "address": (("--host", "203.0.113.9", "--insecure-http"), {}, "not an address of this machine"),
     "port": (("--port", "USED"), {}, "is in use"),
+    "port of metrics": (("--metrics", "USED"), {}, "choose another --metrics"),
+    "address of metrics": (("--metrics", "203.0.113.9:0"), {}, "machine: choose another --metrics"),
     "status port": (("--tls", "--status-port", "USED"), {}, "choose another --status-port"),
     "profiles": (("--profiles", "none.yaml"), {}, "none.yaml"),
     "profile of --tls": (("--tls", "--tls-profile", "none"), {}, "Profile 'none' does not exist"),

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.cli import serve, serve_checks
+from service.cli.options import parse_address
 from service.ledger.sqlite import SqliteLedger
 from tests import csrs, servers
 from tests.cli import certlet
@@ -312,6 +313,29 @@ def test_unknown_est_line_length_is_refused_at_start(tmp_path: Path) -> None:
         assert (run.returncode, run.stdout) == (2, b"")
         (line,) = run.stderr.decode().splitlines()
         assert "'65' is not one of '0', '64', '76'" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0", ("127.0.0.1", 0)),
+        ("65535", ("127.0.0.1", 65535)),
+        ("10.0.0.5:9464", ("10.0.0.5", 9464)),
+        ("[::1]:9464", ("::1", 9464)),
+        ("monitoring.example:1", ("monitoring.example", 1)),
+    ],
+)
+def test_address_of_metrics_is_a_port_with_or_without_a_host(text: str, address: tuple[str, int]) -> None:
+    """Without a host, it is 127.0.0.1."""
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "x", "65536", "-1", "127.0.0.1:", "::1:9464", "[::1]", "a:b:1", "1\n"])
+def test_malformed_address_of_metrics_is_refused(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"is not a port, or an address and a port, such as 9464 or \[::1\]:9464"
+    ):
+        parse_address(text)
 
 
 def test_malformed_public_url_is_refused_at_start(tmp_path: Path) -> None:

@@ -64,19 +64,25 @@ def main() -> int:
     options = json.loads(path.read_text())
     listeners = listening.listen("127.0.0.1", 0, "--port")
     port = listeners[0].getsockname()[1]
+    metrics = listening.listen("127.0.0.1", 0, "--metrics") if "probe_events" in options else []
     configuration = Configuration(
         listeners=[listener.fileno() for listener in listeners],
         port=port,
+        metrics_listeners=[listener.fileno() for listener in metrics],
         key_file=str(path.with_name("keys.json")),
         env_keys={"reader": hash_key(servers.API_KEY), "other": hash_key(servers.API_KEY[::-1])},
         **{"public_document": options["document"], **options},
     )
     scheme = "https" if configuration.tls_certificate else "http"
 
-    def announce() -> None:
-        print(f"Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
+    metrics_url = "".join(
+        f"Metrics   http://127.0.0.1:{listener.getsockname()[1]}/metrics\n" for listener in metrics
+    )
 
-    return Supervisor(handler, os.environ).run(configuration, listeners, announce)
+    def announce() -> None:
+        print(f"{metrics_url}Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
+
+    return Supervisor(handler, os.environ).run(configuration, [*listeners, *metrics], announce)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ EVENT: dict[str, Any] = {"requestContext": {"requestId": "id-1"}, "body": "x"}
 CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 86_400}
 
 
-def responses(*packets: bytes, handler: Any = lambda event, _context: event["body"]) -> dict[int, Any]:
+def responses(
+    *packets: bytes,
+    handler: Any = lambda event, _context: event["body"],
+    take_counts: Callable[[], Any] = list,
+) -> dict[int, Any]:
     """A worker's responses to these packets, by number."""
     gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     slot, descriptor = worker.create_slot()
@@ -31,7 +36,7 @@ def responses(*packets: bytes, handler: Any = lambda event, _context: event["bod
         for packet in packets:
             worker.send(gateway, packet)
         gateway.shutdown(socket.SHUT_WR)
-        worker.serve(channel, slot, handler)
+        worker.serve(channel, slot, handler, take_counts)
         assert slot[0] == 0
         channel.close()
         received = {}
@@ -60,6 +65,26 @@ def test_malformed_call_fails_and_the_next_succeeds(packet: bytes) -> None:
 def test_packet_without_a_number_fails_as_call_0() -> None:
     """No call has the number 0."""
     assert responses(b"short", worker.encode(2, CALL)) == {0: {"failed": True}, 2: {"result": "x"}}
+
+
+def test_response_carries_counts_if_there_are_any() -> None:
+    """Those of a call that fails are carried by the next response."""
+    counts = [[["result", ["server"], 1]], [], [["refusal", ["", "badCSR"], 2]]]
+    bad = worker.encode(2, {**CALL, "event": {**EVENT, "body": 1}})
+    received = responses(
+        worker.encode(1, CALL),
+        bad,
+        worker.encode(3, CALL),
+        worker.encode(4, CALL),
+        handler=lambda event, _context: event["body"].upper(),
+        take_counts=lambda: counts.pop(0),
+    )
+    assert received == {
+        1: {"result": "X", "counts": [["result", ["server"], 1]]},
+        2: {"failed": True},
+        3: {"result": "X"},
+        4: {"result": "X", "counts": [["refusal", ["", "badCSR"], 2]]},
+    }
 
 
 def test_late_call_is_not_begun() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from service.gateway import worker, worker_pool
 from service.gateway.routes import GatewayError
-from service.gateway.worker_pool import WorkerPool
+from service.gateway.worker_pool import PoolStatistics, WorkerPool
 
 
 class Harness:
@@ -278,5 +278,60 @@ def test_unsealed_slot_is_not_mapped() -> None:
         await asyncio.sleep(0.02)
         maps = await asyncio.to_thread(Path("/proc/self/maps").read_text)
         assert ("memfd:slot" in maps, "memfd:test" in maps) == (True, False)
+
+    run_scenario(scenario)
+
+
+def test_statistics_describe_workers_and_calls() -> None:
+    """Calls wait until a worker begins them. The slot of a dead worker does not count."""
+
+    async def scenario(harness: Harness) -> None:
+        harness.respond(0, started=0)
+        calls = [harness.call(), harness.call()]
+        await asyncio.sleep(0.02)
+        assert harness.pool.statistics() == PoolStatistics(1, running=1, busy=0, waiting=2, restarts=0)
+        number, _ = await harness.begin()
+        assert harness.pool.statistics() == PoolStatistics(1, running=1, busy=1, waiting=1, restarts=0)
+        worker.send(harness.end, worker.encode(number, {"failed": True, "exited": 0}))
+        await asyncio.sleep(0.02)
+        assert harness.pool.statistics() == PoolStatistics(1, running=0, busy=0, waiting=1, restarts=0)
+        harness.respond(0, started=0)
+        number, _ = await harness.begin()
+        harness.respond(number, result=1)
+        assert await asyncio.gather(*calls) == ["DEFAULT_5XX", 1]
+        assert harness.pool.statistics() == PoolStatistics(1, running=1, busy=0, waiting=0, restarts=1)
+        harness.respond(0, started=1)
+        harness.respond(0, exited=7)
+        await asyncio.sleep(0.02)
+        assert harness.pool.statistics() == PoolStatistics(1, running=2, busy=0, waiting=0, restarts=1)
+
+    run_scenario(scenario)
+
+
+def test_counts_of_workers_are_passed_on() -> None:
+    """Also those that come with a response to a call that was refused."""
+
+    async def scenario(harness: Harness) -> None:
+        received: list[Any] = []
+        harness.pool.on_counts = received.append
+        call = harness.call()
+        harness.respond((await harness.begin())[0], result=1, counts=[1])
+        assert await call == 1
+        harness.respond(99, result=1, counts=[2])
+        harness.respond(99, result=1)
+        await asyncio.sleep(0.02)
+        assert received == [[1], [2]]
+
+    run_scenario(scenario)
+
+
+@pytest.mark.parametrize("index", [None, "0", [], {}, 0.5])
+def test_malformed_index_of_a_worker_is_ignored(index: Any) -> None:
+    async def scenario(harness: Harness) -> None:
+        harness.respond(0, started=index, exited=index)
+        call = harness.call()
+        harness.respond((await harness.begin())[0], result=1)
+        assert await call == 1
+        assert harness.pool.statistics().running == 0
 
     run_scenario(scenario)
