@@ -34,6 +34,7 @@ ELSEWHERE = {
         f"docs/how-to/{name}.md": "tests/test_operation_pages.py"
         for name in ("backup", "upgrade", "two-servers")
     },
+    "docs/how-to/monitoring.md": "tests/interop/test_prometheus.py",
     "docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py",
     "docs/how-to/container.md": "tests/container/test_image.py",
     "docs/how-to/java.md": "tests/interop/test_java_page.py",
