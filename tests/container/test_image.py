@@ -124,12 +124,18 @@ def test_manifest_is_followed_as_written(engine: Engine, tmp_path: Path) -> None
     path = tmp_path / "deploy/kubernetes/certlet.yaml"
     path.parent.mkdir(parents=True)
     port = str(servers.free_port())  # Podman publishes the ports of containers at the same ports of the host
+    metrics = str(servers.free_port())
     text = MANIFEST.read_text().replace("8443", port).replace("8080", str(servers.free_port()))
+    text = text.replace("9464", metrics)
     path.write_text(text.replace("registry.example.com/", "localhost/"))
     follow(engine, "Run it in Kubernetes", tmp_path)
-    health = [argument.replace("8443", port) for argument in HEALTH]
+    health = [argument.replace("9464", metrics) for argument in HEALTH]
     servers.wait_until(lambda: engine.podman("exec", POD, *health, check=False).returncode == 0)
     assert "--create" not in engine.podman("inspect", "--format={{.Config.Cmd}}", POD).stdout
+    probes = re.findall(r"httpGet: .*\{path: (\S+), port: metrics\}", text)
+    assert probes == ["/livez", "/readyz"]
+    for probe in probes:
+        assert HttpService(f"http://127.0.0.1:{metrics}").request("GET", probe).body == b"ok\n"
     service = HttpService(f"https://127.0.0.1:{port}")
     context = ssl.create_default_context(cafile=tmp_path / "ca/root-ca.crt")
     context.check_hostname = False  # the name is not 127.0.0.1
@@ -184,7 +190,7 @@ def test_manifests_are_valid_and_restricted() -> None:
     assert policy["podSelector"]["matchLabels"] == labels
     assert "egress" not in policy
     ports = {port["name"] for port in container["ports"]}
-    assert {port["targetPort"] for port in by_kind["Service"]["spec"]["ports"]} == ports
+    assert {port["targetPort"] for port in by_kind["Service"]["spec"]["ports"]} == ports - {"metrics"}
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
     assert {document["metadata"].get("namespace", "certlet") for document in documents} == {"certlet"}
 
