@@ -144,10 +144,14 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, directory: str, limit: 
     assert files(tmp_path) == ["mounted"]
 
 
-def test_failed_start_removes_only_what_it_created(tmp_path: Path) -> None:
-    """The CA, API keys and records of an earlier start stay."""
-    assert certlet("init", tmp_path / "ca").returncode == 0
-    assert certlet("api-key", "add", "mine", "--ca", tmp_path / "ca").returncode == 0
+@pytest.mark.parametrize("has_ca", [True, False])
+def test_failed_start_removes_only_what_it_created(tmp_path: Path, *, has_ca: bool) -> None:
+    """The CA, API keys and records of an earlier start stay, and so do other files."""
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "notes.txt").touch()
+    if has_ca:
+        assert certlet("init", tmp_path / "ca").returncode == 0
+        assert certlet("api-key", "add", "mine", "--ca", tmp_path / "ca").returncode == 0
     (tmp_path / "audit.log").write_text("{}\n")
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path) if name != "ca"}
     options = ("--create", "--ledger", "ledger.db", "--audit-log", "audit.log")
