@@ -262,6 +262,18 @@ class Server(HttpService):
         """The module of each process: supervisor, gateway and workers."""
         return {pid: running_module(pid) for pid in (self.process.pid, *descendant_pids(self.process.pid))}
 
+    def reload(self, change: Callable[[], object] = lambda: None) -> str:
+        """Send SIGHUP, then call `change`; return the line that says what the reload changed, or why not."""
+
+        def lines() -> list[str]:
+            return re.findall("^certlet: ((?:not )?reloaded: .*)\n", self.read_log(), re.MULTILINE)
+
+        count = len(lines())
+        self.process.send_signal(signal.SIGHUP)
+        change()
+        wait_until(lambda: len(lines()) > count)
+        return lines()[count]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send the server a signal, and wait for its exit; return its status."""
         self.process.send_signal(number)

@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from service import hardening, log_level, openapi, self_issued
 from service.cli import first_start, options, serve_checks
 from service.cli.first_start import DEFAULT_KEY, Created
 from service.cli.options import API_KEY, KEY_FILE
+from service.cli.serve_reload import Reloads
 from service.cli.terminal import echo, echo_lines
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
@@ -42,7 +44,7 @@ from service.settings import (
     STATUS_URL,
     parse_public_url,
 )
-from service.supervisor import Supervisor
+from service.supervisor import Setup, Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
 
@@ -187,16 +189,10 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     hardening.disable_core_dumps_and_ptrace()
     log_level.configure(settings.log_level)
     is_https = serve_checks.verify_tls_options(settings)
-    if CA_PASSPHRASE_FILE in os.environ:  # the workers get the passphrase, and need no access to the file
-        os.environ[CA_PASSPHRASE] = os.fsdecode(options.read_secret(CA_PASSPHRASE) or b"")
-        del os.environ[CA_PASSPHRASE_FILE]
-    # From here on SIGTERM raises SystemExit, so that what a start created is deleted.
+    # From here on SIGTERM raises SystemExit, so that what a start created is deleted; SIGHUP waits.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    serve_checks.verify_environment(settings, _worker_environ(settings, settings.ca))
-    document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
-    policy = openapi.parse_policy(document)
-    has_ledger = bool(settings.ledger or os.environ.get(LEDGER_TABLE))
-    serve_checks.verify_policy(settings, policy, has_ledger=has_ledger)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    document, policy = _load_document(settings, settings.ca)
     serve_checks.verify_ca(settings)
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, "--port", stack)
@@ -212,14 +208,15 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         directory = settings.ca
         if settings.ephemeral:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
+            os.environ.pop(CA_PASSPHRASE_FILE, None)
             os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # SIGKILL may leave the files, encrypted
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         rollback = stack.enter_context(ExitStack())  # removes what this start creates, if it fails
         environ = _worker_environ(settings, directory)
         created = first_start.create_missing(settings, directory, environ, rollback)
         configuration = Configuration(
-            document=openapi.with_greedy_parameters(document),
-            public_document=openapi.public(document),
+            document={},
+            public_document={},
             listeners=[listener.fileno() for listener in listeners],
             port=ports[0],
             status_listeners=[listener.fileno() for listener in status_listeners],
@@ -230,21 +227,65 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             no_usage_plan=settings.no_usage_plan,
             access_log_format=settings.access_log_format,
             stage=settings.stage or "",
-            **_configure_monitoring(settings, metrics_listeners, has_ledger=has_ledger),
+            **_configure_monitoring(settings, metrics_listeners, has_ledger=_has_ledger(settings)),
+            health_event=self_issued.internal_event("GET", "/health"),
             **_configure_tls(settings, stack),
         )
+        # A reload creates nothing.
+        existing = SimpleNamespace(**vars(settings) | {"ca": directory, "create": False, "ephemeral": False})
+
+        def load() -> Setup:
+            document, policy = _load_document(existing, directory)
+            serve_checks.verify_ca(existing)
+            serve_checks.verify_ledger(existing)
+            serve_checks.verify_lists(directory)
+            return _setup(existing, directory, configuration, document, policy)
+
+        setup = _setup(settings, directory, configuration, document, policy)
+        reloads = Reloads(existing, load)
 
         def announce() -> None:
             rollback.pop_all()
+            reloads.remember(setup)
             _announce(settings, directory, ports, created)
 
-        supervisor = Supervisor(
-            HANDLER,
-            environ,
-            _validator_arguments(settings, policy, directory),
-            accepts_tokens=bool(policy.identities),
-        )
-        return supervisor.run(configuration, [*listeners, *status_listeners, *metrics_listeners], announce)
+        listening_sockets = [*listeners, *status_listeners, *metrics_listeners]
+        return Supervisor(HANDLER).run(setup, listening_sockets, announce, reloads.reload)
+
+
+def _load_document(
+    settings: SimpleNamespace, directory: Path
+) -> tuple[openapi.OpenAPIDocument, IssuancePolicy]:
+    """Load the contract, and verify the settings and the policy."""
+    serve_checks.verify_environment(settings, _worker_environ(settings, directory))
+    document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
+    policy = openapi.parse_policy(document)
+    serve_checks.verify_policy(settings, policy, has_ledger=_has_ledger(settings))
+    return document, policy
+
+
+def _has_ledger(settings: SimpleNamespace) -> bool:
+    return bool(settings.ledger or os.environ.get(LEDGER_TABLE))
+
+
+def _setup(
+    settings: SimpleNamespace,
+    directory: Path,
+    configuration: Configuration,
+    document: openapi.OpenAPIDocument,
+    policy: IssuancePolicy,
+) -> Setup:
+    """Return what to start the processes with; `configuration` has the parts that stay."""
+    return Setup(
+        replace(
+            configuration,
+            document=openapi.with_greedy_parameters(document),
+            public_document=openapi.public(document),
+        ),
+        _worker_environ(settings, directory),
+        _validator_arguments(settings, policy, directory),
+        accepts_tokens=bool(policy.identities),
+    )
 
 
 def _listen(
@@ -320,7 +361,10 @@ def _bracketed(host: str) -> str:
 
 
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
-    """Return the environment of the workers: that of this process, and the settings from the arguments."""
+    """Return the environment of the workers: that of this process, and the settings from the arguments.
+
+    They get the passphrase of CERTLET_CA_PASSPHRASE_FILE, and need no access to the file.
+    """
     paths = {
         CA: directory,
         PROFILES: settings.profiles,
@@ -337,6 +381,8 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
         ORDER_QUOTA: os.environ.get(ORDER_QUOTA) or ("none" if settings.no_usage_plan else ""),
     }
     environ = os.environ | {name: value or "" for name, value in values.items()}
+    if environ.pop(CA_PASSPHRASE_FILE, None) is not None:
+        environ[CA_PASSPHRASE] = os.fsdecode(options.read_secret(CA_PASSPHRASE) or b"")
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 

@@ -19,7 +19,7 @@ from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError
 from service.gateway import api_keys, sandbox
-from service.keystore import ca_directory
+from service.keystore import acme_principals, ca_directory, revocation_file
 from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.ledger.sqlite import SqliteLedger
 from service.pki import certificate_reader
@@ -125,6 +125,17 @@ def verify_ca(settings: SimpleNamespace) -> None:
         )
     elif os.path.lexists(settings.ca) and not settings.ca.is_dir():
         raise CommandError(f"--ca {settings.ca}: Not a directory")
+
+
+def verify_lists(directory: Path) -> None:
+    """Verify the lists in the directory of a CA; a start does without those that are malformed.
+
+    Raises:
+        CAError: one of them is malformed, or there is no list of revoked certificates.
+    """
+    revocation_file.verify_revoked(directory)
+    revocation_file.load_deny_list(directory)
+    acme_principals.load_all(directory)
 
 
 def verify_ledger(settings: SimpleNamespace) -> None:

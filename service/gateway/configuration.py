@@ -37,10 +37,13 @@ class Configuration:
         probe_events: name -> event, whose response the listener for monitoring reads: `health`, `ca`, `crl`.
         has_ledger: whether the workers have a ledger.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
+        tls_certificate_pem, tls_key_pem: at a reload, the content of the operator's files, since the process
+            can no longer read them; empty if they did not change.
         tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
         tls_name: the host of the server's URL; empty for the address that the client connects to.
         tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
             and `not_after` in the response; empty if the operator supplies the certificate.
+        health_event: the event that a worker answers with 200 if it can issue certificates; empty for none.
         tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
             empty if the server does not request client certificates.
     """
@@ -62,9 +65,12 @@ class Configuration:
     has_ledger: bool = False
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_certificate_pem: str = ""
+    tls_key_pem: str = field(default="", repr=False)
     tls_key_password: str | None = field(default=None, repr=False)
     tls_name: str = ""
     tls_signing_event: dict[str, Any] = field(default_factory=dict)
+    health_event: dict[str, Any] = field(default_factory=dict)
     tls_client_ca_event: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:

@@ -42,9 +42,9 @@ _Reply = tuple[HTTPStatus, str]
 class Probe:
     """Invokes the function with the events of some operations, and remembers the responses for a second."""
 
-    def __init__(self, pool: WorkerPool, probe_events: Mapping[str, JSON]) -> None:
-        """Remember the pool, and name -> event; invoke nothing yet."""
-        self._pool = pool
+    def __init__(self, pools: Mapping[str, WorkerPool], probe_events: Mapping[str, JSON]) -> None:
+        """Remember the pools, which a reload replaces, and name -> event; invoke nothing yet."""
+        self._pools = pools
         self._events = probe_events
         self._calls: dict[str, tuple[float, asyncio.Task[events.Response | None]]] = {}
 
@@ -63,7 +63,7 @@ class Probe:
     async def _invoke(self, event: JSON) -> events.Response | None:
         context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
         try:
-            result = await self._pool.invoke({**event, "requestContext": context}, _TIMEOUT)
+            result = await self._pools["function"].invoke({**event, "requestContext": context}, _TIMEOUT)
             return events.proxy_response(result)
         except GatewayError:  # for example, all workers are busy
             return None
@@ -96,7 +96,7 @@ class Monitoring:
         """
         version = configuration.document.get("info", {}).get("version", "")
         self.metrics = Metrics(version, pools, self._read_gauges)
-        self._probe = Probe(pools["function"], configuration.probe_events)
+        self._probe = Probe(pools, configuration.probe_events)
         self._clients = clients
         self._is_draining = is_draining
         self._read_tls_end = read_tls_end

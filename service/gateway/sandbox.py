@@ -1,9 +1,9 @@
 """A sandbox for processes that talk to strangers, by Landlock (Linux 5.13 and newer).
 
-The gateway process can read Python, its packages and the resolver's files, and write its own TLS
-certificate. It cannot access the CA's directory, `~/.aws` and `/proc`, even as root. Landlock also denies
-access to the memory and the descriptors of other processes. Newer kernels deny signals to them, and outgoing
-TCP connections too: the metadata service of a cloud would return credentials.
+The gateway process can read Python, its packages, the resolver's files and its own TLS key. It cannot access
+the CA's directory, `~/.aws` and `/proc`, even as root. Landlock also denies access to the memory and the
+descriptors of other processes. Newer kernels deny signals to them, and outgoing TCP connections too: the
+metadata service of a cloud would return credentials.
 """
 
 from __future__ import annotations
@@ -21,12 +21,8 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
 _RULE_NET_PORT: Final = 2
-_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
-    1 << bit for bit in (1, 2, 3, 5, 8, 14)
-)
-_READ: Final = _READ_FILE | _READ_DIR
-_WRITE: Final = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
-_FILE_ONLY: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
+_READ_FILE: Final = 1 << 2
+_READ: Final = _READ_FILE | 1 << 3  # files and directories
 _FS_RIGHTS: Final = (13, 14, 15, 15, 16)  # number of rights by ABI version, from 1; all are denied
 _NET_ABI: Final = 4
 _NET_CONNECT_TCP: Final = 2  # from `_NET_ABI`
@@ -44,7 +40,6 @@ def is_supported() -> bool:
 
 def enter(
     secret: Iterable[Path],
-    writable: Iterable[Path] = (),
     ports: Iterable[int] = (),
     readable: Iterable[Path] = (),
 ) -> None:
@@ -52,7 +47,6 @@ def enter(
 
     Args:
         secret: directories and files that stay inaccessible, even if a directory of packages contains them.
-        writable: directories whose files the process may write.
         ports: the TCP ports to which the process may connect, at any address.
         readable: further files and directories that the process may read, unless they contain a secret.
 
@@ -69,9 +63,7 @@ def enter(
     ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
         for path in readable_paths(secret, readable):
-            _allow(ruleset, path, _READ & rights)
-        for path in writable:
-            _allow(ruleset, path, _WRITE & rights)
+            _allow(ruleset, path)
         for port in ports if abi >= _NET_ABI else ():
             # struct landlock_net_port_attr
             _syscall(_ADD_RULE, ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_CONNECT_TCP, port), 0)
@@ -94,14 +86,14 @@ def readable_paths(secret: Iterable[Path], others: Iterable[Path] = ()) -> list[
     return [path for path in paths if not any(secret.is_relative_to(path.resolve()) for secret in hidden)]
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:  # it does not exist
         return
     try:
-        allowed = rights if path.is_dir() else rights & _FILE_ONLY
-        attribute = struct.pack("=Qi", allowed, descriptor)  # struct landlock_path_beneath_attr
+        rights = _READ if path.is_dir() else _READ_FILE
+        attribute = struct.pack("=Qi", rights, descriptor)  # struct landlock_path_beneath_attr
         _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, attribute, 0)
     finally:
         os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -30,7 +31,7 @@ from service.gateway.connections import Connection, Connections, Listener, Reque
 from service.gateway.docs import Docs
 from service.gateway.response_cache import ResponseCache
 from service.gateway.routes import JSON, METHODS, Contract, GatewayError, Route
-from service.gateway.tls import Tls, TlsError, client_certificate
+from service.gateway.tls import Tls, TlsError, client_certificate, invoke_checked
 from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
 from service.gateway.worker import one_line, yield_to_others
 from service.gateway.worker_pool import WorkerPool
@@ -58,13 +59,13 @@ class Gateway:
     Attributes:
         is_draining: whether it only finishes requests in progress.
         observers: functions that are called after each request.
+        pools: the workers in use, as `_create_pools` returns them.
     """
 
     def __init__(
         self,
         link: SupervisorLink,
-        pool: WorkerPool,
-        token_pool: WorkerPool | None,
+        pools: Mapping[str, WorkerPool],
         connections: Connections,
         observe: Callable[[Exchange], None],
     ) -> None:
@@ -78,14 +79,28 @@ class Gateway:
         self._tls_name = configuration.tls_name
         self._is_https = bool(configuration.tls_certificate)
         self._port = configuration.port  # of HTTPS, for clients that use plain HTTP
-        self._contract = Contract(configuration.document)
-        self._docs = Docs(configuration.public_document, configuration.stage, self._contract)
-        self._pool = pool
-        self._token_pool = token_pool
-        self._cache = ResponseCache(time.monotonic)
         self._keys = ApiKeys(link, configuration.env_keys)
+        self.pools: dict[str, WorkerPool] = {}
+        self.use(configuration, pools)
         plan = None if configuration.no_usage_plan else self._contract.plan
         self._limiter = UsagePlanLimiter(plan, time.monotonic, time.time) if plan else None
+
+    def use(self, configuration: Configuration, pools: Mapping[str, WorkerPool]) -> dict[str, WorkerPool]:
+        """Use this document and these workers for the next requests. All counts stay.
+
+        Returns:
+            the pools that were in use.
+        """
+        contract = Contract(configuration.document)
+        self._docs = Docs(configuration.public_document, configuration.stage, contract)
+        self._contract = contract
+        self._cache = ResponseCache(time.monotonic)
+        former = dict(self.pools)
+        for name in former.keys() & pools.keys():
+            pools[name].on_counts = former[name].on_counts
+        self.pools.clear()
+        self.pools |= pools
+        return former
 
     async def handle(self, base_request: web.BaseRequest) -> web.StreamResponse:
         """Handle an HTTP request, and log it."""
@@ -233,7 +248,7 @@ class Gateway:
             raise GatewayError("REQUEST_TOO_LARGE")
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
         event, start = events.proxy_event(request, route), time.monotonic()
-        result = await self._pool.invoke(event, timeout)
+        result = await self.pools["function"].invoke(event, timeout)
         _log.debug("%s: the function took %.1f ms", request.request_id, (time.monotonic() - start) * 1000)
         return events.proxy_response(result)
 
@@ -293,11 +308,11 @@ class Gateway:
             return None
         if credentials.extract_api_key(header, basic=route.accepts_basic):
             return None
-        if not self._token_pool:
+        if "token" not in self.pools:
             raise GatewayError("INVALID_TOKEN", credentials.NO_TOKENS)
         event = events.authorizer_event(route, request.headers["Authorization"], request_id)
         try:
-            authorizer = events.authorizer_context(await self._token_pool.invoke(event, TOKEN_TIMEOUT))
+            authorizer = events.authorizer_context(await self.pools["token"].invoke(event, TOKEN_TIMEOUT))
         except GatewayError as error:
             if error.kind == "INVALID_TOKEN":
                 self._charge_wrong_credentials(request)
@@ -448,22 +463,73 @@ def _enter_sandbox(configuration: Configuration) -> None:
 
     SQLite's other files are next to the ledger.
     """
-    is_self_issued = bool(configuration.tls_signing_event)
-    writable = [Path(configuration.tls_certificate).parent] if is_self_issued else []
+    own_key = [Path(configuration.tls_key)] if configuration.tls_signing_event else []
     secret = [Path(configuration.key_file).parent]
     secret += [Path(configuration.ledger)] if configuration.ledger else []
-    sandbox.enter(secret, writable)
+    sandbox.enter(secret, readable=own_key)
 
 
-async def serve(
-    link: SupervisorLink, channel: socket.socket, token_channel: socket.socket | None = None
-) -> int:
+def _create_pools(
+    configuration: Configuration, channel: socket.socket, token_channel: socket.socket | None = None
+) -> dict[str, WorkerPool]:
+    """Create the pools of the workers: `function`, and `token` for the one that verifies tokens, if any."""
+    pools = {"function": WorkerPool(channel, configuration.workers)}
+    if token_channel:
+        pools["token"] = WorkerPool(token_channel)
+    return pools
+
+
+class _Reloads:
+    """Receives another configuration and the channels to its workers from the supervisor, after SIGHUP."""
+
+    def __init__(
+        self, commands: socket.socket, link: SupervisorLink, gateway: Gateway, tls: Tls | None
+    ) -> None:
+        """Start to receive, in the running loop."""
+        commands.setblocking(False)  # noqa: FBT003 - a standard library signature
+        self._commands = commands
+        self._link = link
+        self._gateway = gateway
+        self._tls = tls
+        self._task: asyncio.Task[None] | None = None
+        asyncio.get_running_loop().add_reader(commands, self._read)
+
+    def _read(self) -> None:
+        data, descriptors, *_ = socket.recv_fds(self._commands, 1, 3)
+        if not data:  # the supervisor has exited
+            asyncio.get_running_loop().remove_reader(self._commands)
+        else:
+            self._task = asyncio.create_task(self._reload(*descriptors))
+
+    async def _reload(self, memfd: int, *descriptors: int) -> None:
+        """Prepare everything, and then switch, or change nothing. The earlier workers finish their calls."""
+        with os.fdopen(memfd, "rb") as file:
+            configuration = Configuration(**json.load(file))
+        channels = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        pools = _create_pools(configuration, *channels)
+        try:
+            invoke = pools["function"].invoke
+            if configuration.health_event:
+                await invoke_checked(invoke, configuration.health_event)
+            if self._tls:
+                await self._tls.start(invoke, configuration)
+            pools = self._gateway.use(configuration, pools)
+        except Exception as error:  # noqa: BLE001 - the supervisor reports any error, in one line
+            self._link.send(reload_failed=one_line(error))
+        else:
+            self._link.send(reloaded=True)
+        for pool in pools.values():
+            pool.retire()
+        gc.collect()  # parts of a configuration are in reference cycles
+
+
+async def serve(link: SupervisorLink, commands: socket.socket, channels: Sequence[socket.socket]) -> int:
     """Serve until SIGTERM, SIGINT or the supervisor's exit, and then finish the requests in progress.
 
     Args:
         link: the socket to the supervisor.
-        channel: to the workers.
-        token_channel: to the worker that verifies tokens; None if no rule accepts any.
+        commands: the socket from the supervisor; see `_Reloads`.
+        channels: as in `_create_pools`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -471,12 +537,10 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # the supervisor starts this process with them blocked
     configuration = link.configuration
-    pools = {"function": (pool := WorkerPool(channel, configuration.workers))}
+    pools = _create_pools(configuration, *channels)
     connections = Connections()
-    if token_pool := WorkerPool(token_channel) if token_channel else None:
-        pools["token"] = token_pool
     log = AccessLog(AccessLogFormat(configuration.access_log_format))
-    gateway = Gateway(link, pool, token_pool, connections, log.write_exchange)
+    gateway = Gateway(link, pools, connections, log.write_exchange)
 
     def create(client: socket.socket) -> Connection:
         return Connection(manager, connections, gateway.malformed, client, log.write_refused_handshake)
@@ -487,8 +551,9 @@ async def serve(
         tls = _tls(configuration)
         # Before any other thread, which the sandbox would not restrict, and before any client.
         _enter_sandbox(configuration)
-        monitoring = _create_monitoring(configuration, gateway, pools, connections, tls)
-        renewal = await _start_tls(tls, pool, configuration) if tls else None
+        monitoring = _create_monitoring(configuration, gateway, connections, tls)
+        if tls:
+            await tls.start(pools["function"].invoke, configuration)
         listeners = [Listener(connections, create, tls.context if tls else None)]
         listeners[0].open(configuration.listeners)
         if configuration.status_listeners:
@@ -499,12 +564,13 @@ async def serve(
     except (TlsError, OSError) as error:
         link.send(failed=one_line(error))
         return 1
+    _Reloads(commands, link, gateway, tls)
     link.send(ready=True)
     await stop.wait()
     for listener in listeners:
         listener.close()
-    if renewal:
-        renewal.cancel()
+    if tls:
+        tls.stop()
     await gateway.drain()
     await manager.shutdown(1)
     # The loop removes its handlers, after which a further signal would kill the process.
@@ -512,20 +578,9 @@ async def serve(
     return 0
 
 
-async def _start_tls(tls: Tls, pool: WorkerPool, configuration: Configuration) -> asyncio.Task[None] | None:
-    """Load what the workers supply; return the task that renews the certificate, if they issue it."""
-    if event := configuration.tls_client_ca_event:
-        await tls.load_client_cas(pool.invoke, event)
-    if not (event := configuration.tls_signing_event):
-        return None
-    expires_at = await tls.enroll(pool.invoke, event)
-    return asyncio.create_task(tls.renew_forever(pool.invoke, event, expires_at))
-
-
 def _create_monitoring(
     configuration: Configuration,
     gateway: Gateway,
-    pools: Mapping[str, WorkerPool],
     connections: Connections,
     tls: Tls | None,
 ) -> Monitoring | None:
@@ -535,27 +590,27 @@ def _create_monitoring(
 
     monitoring = Monitoring(
         configuration,
-        pools,
+        gateway.pools,
         connections,
         is_draining=lambda: gateway.is_draining,
         read_tls_end=lambda: tls.end if tls else None,
     )
-    pools["function"].on_counts = monitoring.metrics.add_outcomes
+    gateway.pools["function"].on_counts = monitoring.metrics.add_outcomes
     gateway.observers.append(monitoring.metrics.observe)
     return monitoring
 
 
 def main(arguments: list[str]) -> int:
-    """Run the HTTP process: `CONTROL CHANNEL [TOKENS]`, descriptors of sockets.
+    """Run the HTTP process: `CONTROL COMMANDS CHANNEL [TOKENS]`, descriptors of sockets.
 
-    They lead to the supervisor, the workers, and the worker that verifies tokens.
+    They lead to the supervisor, from it, to the workers, and to the worker that verifies tokens.
     """
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
     log_level.configure(os.environ.get(log_level.VARIABLE, ""))
-    control, *channels = (socket.socket(fileno=int(argument)) for argument in arguments)
+    control, commands, *channels = (socket.socket(fileno=int(argument)) for argument in arguments)
     with contextlib.suppress(KeyboardInterrupt, EOFError):
-        return asyncio.run(serve(SupervisorLink(control), *channels))
+        return asyncio.run(serve(SupervisorLink(control), commands, channels))
     return 1
 
 

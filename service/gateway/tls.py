@@ -16,6 +16,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from service.gateway.configuration import Configuration
 from service.gateway.routes import GatewayError
 from service.gateway.tls_connection import TlsConnection, TlsContext
 
@@ -48,34 +49,48 @@ class Tls:
         """
         self.context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
         self.end: float | None = None  # of the certificate, in seconds since 1970; None if none is loaded
-        self._certificate = certificate
-        self._key = key
+        self._certificate = Path(certificate)
+        self._key = Path(key)
         self._password = password
+        self._renewal: asyncio.Task[None] | None = None
 
-    def load(self, certificate: str = "") -> None:
-        """Load the files, after writing `certificate` (PEM), if any, to the certificate's file.
+    def load(self, certificate: str = "", key: str = "") -> None:
+        """Load a certificate and its key, PEM; from the files if they are empty.
 
         Raises:
-            OSError: the file cannot be written.
-            TlsError: the files are not a certificate and its key.
+            TlsError: they are not a certificate and its key.
         """
-        if certificate:
-            Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
-            self.context.load(self._certificate, self._key, self._password)
-            self.end = x509.load_pem_x509_certificate(
-                Path(self._certificate).read_bytes()
-            ).not_valid_after_utc.timestamp()
+            pem = certificate.encode() or self._certificate.read_bytes()
+            self.context.load(pem, key.encode() or self._key.read_bytes(), self._password)
+            self.end = x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         except (OSError, ValueError) as error:
             raise TlsError(f"OpenSSL cannot load {self._certificate} and {self._key}: {error}") from error
 
-    async def load_client_cas(self, invoke: Invoke, event: JSONObject) -> None:
-        """Accept client certificates of the CAs that the function returns, PEM.
+    async def start(self, invoke: Invoke, configuration: Configuration) -> None:
+        """Use this configuration from now on, or change nothing.
+
+        The function supplies the CAs of client certificates, and the server's certificate, which is then
+        renewed, unless the operator supplies it.
 
         Raises:
-            TlsError: the function fails.
+            TlsError: the function fails, or the operator's certificate or key is not usable.
         """
-        self.context.accept_clients(str((await _invoke_checked(invoke, event))["body"]))
+        ca_event, signing_event = configuration.tls_client_ca_event, configuration.tls_signing_event
+        cas = str((await invoke_checked(invoke, ca_event))["body"]) if ca_event else ""
+        if signing_event:
+            expires_at = await self.enroll(invoke, signing_event)
+            self.stop()
+            self._renewal = asyncio.create_task(self.renew_forever(invoke, signing_event, expires_at))
+        elif configuration.tls_key_pem:
+            self.load(configuration.tls_certificate_pem, configuration.tls_key_pem)
+        if cas:
+            self.context.accept_clients(cas)
+
+    def stop(self) -> None:
+        """Stop to renew the certificate."""
+        if self._renewal:
+            self._renewal.cancel()
 
     async def enroll(self, invoke: Invoke, event: JSONObject) -> float:
         """Have the function issue the server's certificate, and load it.
@@ -86,7 +101,7 @@ class Tls:
         Raises:
             TlsError: the function fails.
         """
-        body = (await _invoke_checked(invoke, event))["body"]
+        body = (await invoke_checked(invoke, event))["body"]
         try:
             signed = json.loads(body)
             pem, expiry = signed["crt_pem"] + signed["chain_pem"], datetime.fromisoformat(signed["not_after"])
@@ -123,7 +138,8 @@ async def _sleep_until(moment: float) -> None:
         await asyncio.sleep(min(left, RETRY))
 
 
-async def _invoke_checked(invoke: Invoke, event: JSONObject) -> JSONObject:
+async def invoke_checked(invoke: Invoke, event: JSONObject) -> JSONObject:
+    """Invoke the function; raise TlsError if it fails, with the detail of its problem."""
     context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
     try:
         result: JSONObject = await invoke({**event, "requestContext": context}, _TIMEOUT)

@@ -10,13 +10,14 @@ import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_PEM, X509, load_privatekey
+from OpenSSL.crypto import Error as CryptoError
 
 OnRefusal = Callable[[str], None]
 on_refusal: Final[ContextVar[OnRefusal]] = ContextVar("on_refusal")
@@ -118,45 +119,58 @@ class TlsContext(ssl.SSLContext):
     """A server's context for TLS 1.2 and newer. New connections use what was loaded last."""
 
     _context: SSL.Context
+    _identity: tuple[Sequence[x509.Certificate], Any] | None = None  # certificates, private key
     _client_cas: Sequence[x509.Certificate] = ()
 
-    def load(self, certificate: str, key: str, password: str | None) -> None:
-        """Load the server's certificate with its intermediates, and its key, from PEM files.
+    def load(self, certificate: bytes, key: bytes, password: str | None) -> None:
+        """Load the server's certificate with its intermediates, and its key, from PEM.
 
         Without `password`, OpenSSL prompts for that of an encrypted key.
 
         Raises:
-            OSError, ValueError: a file cannot be read, or OpenSSL refuses it.
+            ValueError: OpenSSL refuses one of them.
         """
+        try:
+            certificates = x509.load_pem_x509_certificates(certificate)
+            private_key: Any = (
+                load_privatekey(FILETYPE_PEM, key).to_cryptography_key()  # it prompts
+                if password is None
+                else load_pem_private_key(key, password.encode())
+            )
+            identity = certificates, private_key
+            self._context = self._create(identity)
+        except (
+            SSL.Error,
+            CryptoError,
+            ValueError,
+            UnsupportedAlgorithm,
+        ) as error:  # ValueError: a wrong passphrase
+            reason = _reason(error) if isinstance(error, (SSL.Error, CryptoError)) else " lib"
+            hint = "check the passphrase, and that the key belongs to the certificate"
+            raise ValueError(hint if reason.endswith(" lib") else reason) from None
+        self._identity = identity
+
+    def accept_clients(self, pem: str) -> None:
+        """Request client certificates of these CAs, and no others, in new connections."""
+        self._client_cas = x509.load_pem_x509_certificates(pem.encode())
+        if self._identity:
+            self._context = self._create(self._identity)
+
+    def _create(self, identity: tuple[Sequence[x509.Certificate], Any]) -> SSL.Context:
+        (certificate, *intermediates), private_key = identity
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
         context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 34 KB of an idle connection
         context.set_cipher_list(_CIPHERS)
         context.set_session_id(b"certlet")  # without one, clients with a certificate cannot resume sessions
-        try:
-            context.use_certificate_chain_file(certificate)
-            if password is None:
-                context.use_privatekey_file(key)
-            else:
-                private_key: Any = load_pem_private_key(Path(key).read_bytes(), password.encode())
-                context.use_privatekey(private_key)
-            context.check_privatekey()
-        except (
-            SSL.Error,
-            ValueError,
-        ) as error:  # ValueError: a wrong passphrase
-            reason = _reason(error) if isinstance(error, SSL.Error) else " lib"
-            hint = "check the passphrase, and that the key belongs to the certificate"
-            raise ValueError(hint if reason.endswith(" lib") else reason) from None
+        context.use_certificate(certificate)
+        for intermediate in intermediates:
+            context.add_extra_chain_cert(intermediate)
+        context.use_privatekey(private_key)
+        context.check_privatekey()
         _accept_clients(context, self._client_cas)
-        self._context = context
-
-    def accept_clients(self, pem: str) -> None:
-        """Request client certificates of these CAs, before the first connection."""
-        self._client_cas = x509.load_pem_x509_certificates(pem.encode())
-        if hasattr(self, "_context"):
-            _accept_clients(self._context, self._client_cas)
+        return context
 
     def wrap_bio(  # type: ignore[override]  # asyncio sends only these arguments
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **_options: object
@@ -194,7 +208,7 @@ def _describe(reason: str, verification_error: int | None) -> str:
     return _REASONS.get(reason, reason)
 
 
-def _reason(error: SSL.Error) -> str:
+def _reason(error: SSL.Error | CryptoError) -> str:
     """The last error of OpenSSL's queue, which names the cause."""
     errors = error.args[0] if error.args else ()
     return str(errors[-1][2]) if isinstance(errors, list) and errors else "the client disconnected"

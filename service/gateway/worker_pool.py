@@ -73,6 +73,7 @@ class WorkerPool:
         self._running: set[int] = set()  # indices of workers
         self._started: Counter[int] = Counter()  # index -> how often
         self._timer: asyncio.TimerHandle | None = None
+        self._is_retired = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel, self._read)
 
@@ -98,6 +99,17 @@ class WorkerPool:
         finally:
             del self._calls[number]
             self._unsent.pop(number, None)
+            self._close_if_unused()
+
+    def retire(self) -> None:
+        """Close the channel, which ends the workers, after the last response; there are no further calls."""
+        self._is_retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._is_retired and not self._calls:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
 
     def statistics(self) -> PoolStatistics:
         """The state of the pool. The slot of a dead worker may contain a call that has ended."""

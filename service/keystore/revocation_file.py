@@ -60,6 +60,12 @@ def load_revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
     return result
 
 
+def verify_revoked(directory: Path) -> None:
+    """Raise `CAError` if the list is missing or malformed; keep nothing of it in memory."""
+    path = directory / REVOKED
+    parse_revoked(_read_text(path), path)
+
+
 @functools.lru_cache(4)  # a long list takes seconds, and any client may request the CRL
 def _load_revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
     text = _read_text(path)

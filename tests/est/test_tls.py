@@ -370,7 +370,8 @@ def test_failed_renewal_is_retried(
     renewal = server_tls.renew_forever(invoke, {"requestContext": {}}, time.time() + 0.2)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(renewal, 3))
-    assert (tmp_path / "crt").read_text() == pem(client)
+    assert server_tls.context._identity is not None
+    assert server_tls.context._identity[0] == [client]
     assert next(outcomes, None) is None
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "the function did not respond: INTEGRATION_TIMEOUT",
@@ -460,11 +461,26 @@ def test_unusable_tls_file_is_reported(tmp_path: Path, certificate: str, key: st
 
 @pytest.mark.parametrize(("certificate", "key"), [("crt", "key"), ("both", "both")])
 def test_operator_certificate_is_served(tmp_path: Path, certificate: str, key: str) -> None:
-    """The server uses the operator's certificate and key unchanged, from two files or one."""
+    """The server uses the operator's certificate and key unchanged, from two files or one.
+
+    A reload uses new ones, if they belong together.
+    """
     write_tls_files(tmp_path)
+
+    def served() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", server.port)).strip()
+
     with servers.certlet_server(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
-        served = ssl.get_server_certificate(("127.0.0.1", server.port))
-        assert served.strip() in (tmp_path / "crt").read_text()
+        before = served()
+        assert before in (tmp_path / "crt").read_text()
+        write_tls_files(tmp_path)  # another certificate for the same key
+        right = (tmp_path / key).read_bytes()
+        (tmp_path / key).write_bytes((tmp_path / "crt").read_bytes() + (tmp_path / "other").read_bytes())
+        message = f"not reloaded: --tls-key {key} does not match --tls-cert {certificate}"
+        assert (server.reload(), served()) == (message, before)
+        (tmp_path / key).write_bytes(right)
+        assert server.reload() == "reloaded: TLS certificate"
+        assert served() in (tmp_path / "crt").read_text()
 
 
 def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from service.gateway import listening
 from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
-from service.supervisor import Supervisor
+from service.supervisor import Setup, Supervisor
 from tests import factories, servers
 from tests.gateway import echo_handler
 
@@ -82,7 +82,8 @@ def main() -> int:
     def announce() -> None:
         print(f"{metrics_url}Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
 
-    return Supervisor(handler, os.environ).run(configuration, [*listeners, *metrics], announce)
+    setup = Setup(configuration, os.environ)
+    return Supervisor(handler).run(setup, [*listeners, *metrics], announce, lambda apply: apply(setup))
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ def attempt(directory: Path, *steps: str) -> str:
 def test_every_landlock_version_denies_files(tmp_path: Path, abi: int) -> None:
     """The rules of older versions work on the kernel; without Landlock, nothing is denied."""
     version = f"sandbox._abi = lambda: {abi}"
-    outcome = attempt(tmp_path, version, "sandbox.enter([], [Path('other')])")
+    outcome = attempt(tmp_path, version, "sandbox.enter([], readable=[Path('other')])")
     assert outcome.startswith("PermissionError") == bool(abi)
-    assert attempt(tmp_path, version, f"sandbox.enter([], [Path({str(tmp_path)!r})])") == ""
+    assert attempt(tmp_path, version, f"sandbox.enter([], readable=[Path({str(tmp_path)!r})])") == ""
 
 
 def test_kernel_without_landlock_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,8 @@ def run_scenario(scenario: Callable[[Harness], Awaitable[None]]) -> None:
         try:
             await asyncio.wait_for(scenario(harness), 20)
         finally:
-            asyncio.get_running_loop().remove_reader(harness.sockets[0])
+            if harness.sockets[0].fileno() >= 0:
+                asyncio.get_running_loop().remove_reader(harness.sockets[0])
             for end in harness.sockets:
                 end.close()
 
@@ -333,5 +334,21 @@ def test_malformed_index_of_a_worker_is_ignored(index: Any) -> None:
         harness.respond((await harness.begin())[0], result=1)
         assert await call == 1
         assert harness.pool.statistics().running == 0
+
+    run_scenario(scenario)
+
+
+def test_retired_pool_closes_the_channel_after_its_last_response() -> None:
+    """So its workers exit, but not before they have answered."""
+
+    async def scenario(harness: Harness) -> None:
+        calls = [harness.call(name) for name in "ab"]
+        begun = [await harness.begin() for _ in calls]
+        harness.pool.retire()
+        for number, _ in begun:
+            assert harness.sockets[0].fileno() >= 0
+            harness.respond(number, result=number)
+        assert await asyncio.gather(*calls) == [number for number, _ in begun]
+        assert worker.receive(harness.end) is None
 
     run_scenario(scenario)
