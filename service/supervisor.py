@@ -31,6 +31,7 @@ from service.gateway.api_keys import KeyFile, KeyFileError, to_json
 from service.gateway.configuration import Configuration
 from service.gateway.worker import NUMBER, encode, map_slot, send
 from service.hardening import SECRET_ENV_PREFIXES
+from service.systemd import Notifier
 
 SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than it waits for requests
 # A request touches much memory; huge pages reduce TLB misses. Only glibc supports this (mallopt(3)).
@@ -113,6 +114,7 @@ class _Generation:
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._is_retiring = False
+        self._running: set[tuple[_Workers, int]] = set()
         self._started: list[Future[None]] = []
         self._threads: list[threading.Thread] = []
 
@@ -134,6 +136,11 @@ class _Generation:
         """Wait until all workers are ready; raise ServeError if one does not start."""
         for future in self._started:
             future.result()
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker of the function is running."""
+        return any(workers is self.groups[0] for workers, _ in self._running.copy())
 
     def close_gateway_ends(self) -> None:
         """Close the gateway's ends here. The workers exit when the gateway closes them, too."""
@@ -179,6 +186,7 @@ class _Generation:
                 continue
             if not started.done():
                 started.set_result(None)
+            self._running.add((workers, index))
             try:
                 send(workers.channel, encode(0, {"started": index}))
                 status = process.wait()
@@ -186,8 +194,10 @@ class _Generation:
                 if not self._stopping.is_set():
                     _log.info("worker %d of %s exited with status %d", index, workers.handler, status)
                 send(workers.channel, encode(slot[0], {end: True, "exited": index}))
-            except OSError:  # the gateway has exited
+            except OSError:  # the gateway has closed the channel
                 return
+            finally:
+                self._running.discard((workers, index))
 
     def _keep_validator(self) -> None:
         """Run the validator, and replace it whenever it exits. Challenges wait in the queue meanwhile."""
@@ -233,14 +243,16 @@ class _Generation:
 class Supervisor:
     """Starts the gateway and a generation of workers, replaces the latter, and stops all of them."""
 
-    def __init__(self, handler: str) -> None:
-        """Use this Lambda handler, `module.function`; `run` starts the processes."""
+    def __init__(self, handler: str, notifier: Notifier | None = None) -> None:
+        """Use this Lambda handler, `module.function`; `run` starts the processes and sends their state."""
         self._handler = handler
+        self._notifier = notifier or Notifier({})
         self._generations: list[_Generation] = []  # those that have processes; the latest is the last
         self._commands, self._gateway_commands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests: SimpleQueue[None] = SimpleQueue()  # a member for each SIGHUP
         self._replies: SimpleQueue[dict[str, Any]] = SimpleQueue()  # of the gateway to reloads
         self._ready = threading.Event()
+        self._responded = threading.Event()  # the gateway, to the last command
         self._stopping = threading.Event()
 
     def run(
@@ -248,7 +260,7 @@ class Supervisor:
         setup: Setup,
         listeners: Sequence[socket.socket],
         announce: Callable[[], None],
-        reload: Callable[[Apply], None],
+        reload: Callable[[Apply], str],
     ) -> int:
         """Serve until SIGTERM or SIGINT.
 
@@ -256,7 +268,7 @@ class Supervisor:
             setup: what to start with.
             listeners: the sockets of the configuration, which are closed in this process.
             announce: called once the gateway serves.
-            reload: called after SIGHUP, in another thread.
+            reload: called after SIGHUP, in another thread; returns a line about the result.
 
         Returns:
             the gateway's exit status.
@@ -274,6 +286,8 @@ class Supervisor:
             end.close()
         generation.start()
         threading.Thread(target=self._reload_forever, args=(reload,), daemon=True).start()
+        if self._notifier.watchdog:
+            threading.Thread(target=self._watch, daemon=True).start()
         self._handle_signals(gateway)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
@@ -305,14 +319,18 @@ class Supervisor:
         """Forward SIGTERM and SIGINT to the gateway. SIGHUP reloads, unless the terminal was closed."""
         ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
-        def on_hangup(_number: int, _frame: object) -> None:
+        def stop(number: int, _frame: object) -> None:
+            gateway.send_signal(number)
+            self._notifier.stopping()
+
+        def on_hangup(_number: int, frame: object) -> None:
             if ends_with_terminal and not _has_terminal():
-                gateway.send_signal(signal.SIGTERM)
+                stop(signal.SIGTERM, frame)
             else:
                 self._requests.put(None)
 
         for number in _STOP:
-            signal.signal(number, lambda number, _frame: gateway.send_signal(number))
+            signal.signal(number, stop)
         signal.signal(signal.SIGHUP, on_hangup)
 
     def _serve_gateway(self, control: socket.socket, key_file: KeyFile, announce: Callable[[], None]) -> None:
@@ -324,13 +342,16 @@ class Supervisor:
                     raise ServeError(message["failed"])
                 if "ready" in message:
                     announce()
+                    self._notifier.ready("serving")
                     self._ready.set()
+                elif "responds" in message:
+                    self._responded.set()
                 elif "reloaded" in message or "reload_failed" in message:
                     self._replies.put(message)
                 else:
                     _send_keys(control, key_file)
 
-    def _reload_forever(self, reload: Callable[[Apply], None]) -> None:
+    def _reload_forever(self, reload: Callable[[Apply], str]) -> None:
         """Reload after each SIGHUP, once the server is ready. Several during a reload cause one more."""
         self._ready.wait()
         while True:
@@ -339,7 +360,25 @@ class Supervisor:
                 self._requests.get()
             if self._stopping.is_set():
                 return
-            reload(self._replace)
+            self._notifier.reloading()
+            self._notifier.ready(reload(self._replace))
+
+    def _watch(self) -> None:
+        """Notify that the server works, as long as the gateway responds and a worker is running.
+
+        A worker that hangs need not be noticed here: its call has a time-out.
+        """
+        self._ready.wait()
+        # A quarter, not the usual half: a worker that is being replaced must not end the server.
+        interval = self._notifier.watchdog / 4
+        while True:
+            self._responded.clear()
+            with contextlib.suppress(OSError):  # it reads no commands, or has exited
+                self._commands.send(b"?", socket.MSG_DONTWAIT)
+            if self._stopping.wait(interval):
+                return
+            if self._responded.is_set() and self._generations[-1].has_worker:
+                self._notifier.alive()
 
     def _replace(self, setup: Setup) -> None:
         """Replace the workers and the gateway's configuration; raise ServeError if that fails."""

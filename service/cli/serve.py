@@ -45,6 +45,7 @@ from service.settings import (
     parse_public_url,
 )
 from service.supervisor import Setup, Supervisor
+from service.systemd import Notifier
 
 HANDLER: Final = "service.aws_lambda.handler"
 
@@ -188,6 +189,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()
     log_level.configure(settings.log_level)
+    notifier = Notifier.take(os.environ)
     is_https = serve_checks.verify_tls_options(settings)
     # From here on SIGTERM raises SystemExit, so that what a start created is deleted; SIGHUP waits.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -250,7 +252,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             _announce(settings, directory, ports, created)
 
         listening_sockets = [*listeners, *status_listeners, *metrics_listeners]
-        return Supervisor(HANDLER).run(setup, listening_sockets, announce, reloads.reload)
+        return Supervisor(HANDLER, notifier).run(setup, listening_sockets, announce, reloads.reload)
 
 
 def _load_document(

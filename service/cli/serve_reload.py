@@ -17,6 +17,7 @@ from service.cli.terminal import CommandError, describe_os_error, warn
 from service.gateway.api_keys import KeyFile
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import encoding
+from service.pki.errors import escape_controls
 from service.settings import AUDIT_LOG, CA_KEY, CA_PASSPHRASE
 from service.supervisor import Apply, Setup
 
@@ -60,8 +61,12 @@ class Reloads:
         """Remember the state after the start, with which the first reload is compared."""
         self._state = self._read_state(setup)
 
-    def reload(self, apply: Apply) -> None:
-        """Load and apply everything, and print what changed; or change nothing, and print why."""
+    def reload(self, apply: Apply) -> str:
+        """Load and apply everything, and print what changed; or change nothing, and print why.
+
+        Returns:
+            the line, without the name of the program.
+        """
         try:
             line = f"reloaded: {self._reload(apply)}"
         except OSError as error:
@@ -70,7 +75,9 @@ class Reloads:
             if not type(error).__module__.startswith("service."):  # not one of our own
                 _log.exception("the reload failed")
             line = f"not reloaded: {error}"
-        warn(f"certlet: {' '.join(line.split())}")
+        line = escape_controls(" ".join(line.split()))
+        warn(f"certlet: {line}")
+        return line
 
     def _reload(self, apply: Apply) -> str:
         setup = self._load()
@@ -125,7 +132,7 @@ def _describe(before: _State, after: _State) -> Iterator[str]:
         if name == _API_KEYS and isinstance(old, frozenset) and isinstance(new, frozenset):
             counts = {"added": len(new - old), "removed": len(old - new)}
             yield f"{name} ({', '.join(f'{count} {verb}' for verb, count in counts.items() if count)})"
-        elif name == _CA and isinstance(new, tuple):
+        elif name == _CA and isinstance(old, tuple) and isinstance(new, tuple) and old[0] != new[0]:
             yield f"{name} (the signing CA has the fingerprint {new[0]})"
         else:
             yield name

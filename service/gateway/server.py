@@ -479,13 +479,13 @@ def _create_pools(
     return pools
 
 
-class _Reloads:
-    """Receives another configuration and the channels to its workers from the supervisor, after SIGHUP."""
+class _Commands:
+    """Reads the commands of the supervisor: to respond, or to use another configuration and its workers."""
 
     def __init__(
         self, commands: socket.socket, link: SupervisorLink, gateway: Gateway, tls: Tls | None
     ) -> None:
-        """Start to receive, in the running loop."""
+        """Start to read, in the running loop."""
         commands.setblocking(False)  # noqa: FBT003 - a standard library signature
         self._commands = commands
         self._link = link
@@ -498,6 +498,8 @@ class _Reloads:
         data, descriptors, *_ = socket.recv_fds(self._commands, 1, 3)
         if not data:  # the supervisor has exited
             asyncio.get_running_loop().remove_reader(self._commands)
+        elif not descriptors:
+            self._link.send(responds=True)
         else:
             self._task = asyncio.create_task(self._reload(*descriptors))
 
@@ -528,7 +530,7 @@ async def serve(link: SupervisorLink, commands: socket.socket, channels: Sequenc
 
     Args:
         link: the socket to the supervisor.
-        commands: the socket from the supervisor; see `_Reloads`.
+        commands: the socket from the supervisor; see `_Commands`.
         channels: as in `_create_pools`.
     """
     stop = asyncio.Event()
@@ -564,7 +566,7 @@ async def serve(link: SupervisorLink, commands: socket.socket, channels: Sequenc
     except (TlsError, OSError) as error:
         link.send(failed=one_line(error))
         return 1
-    _Reloads(commands, link, gateway, tls)
+    _Commands(commands, link, gateway, tls)
     link.send(ready=True)
     await stop.wait()
     for listener in listeners:

@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +25,74 @@ from tests.servers import Response, Server
 
 CSR = {"csr": csrs.encode_pem(csrs.build()).decode()}
 OLD_KEY, NEW_KEY = ("old-" * 10, "new-" * 10)
+WATCHDOG = "WATCHDOG=1"
 OTHER_PROFILE = """
 profiles: {other: {description: Other, validity: PT1H, backdate: PT0S, extended_key_usage: [clientAuth], names: {dns: {}}}}
 """
 
 
+class Manager:
+    """A service manager, which receives messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def receive(self) -> None:
+        """Receive messages until an empty one."""
+        while message := self.socket.recv(9999).decode():
+            self.messages.append(message)
+
+    def wait_for_watchdog(self) -> None:
+        """Wait for a message to the watchdog."""
+        count = self.messages.count(WATCHDOG)
+        servers.wait_until(lambda: self.messages.count(WATCHDOG) > count)
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`certlet serve --tls` with an audit log and profiles, which the tests change."""
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    """A service manager with a socket."""
+    running, path = Manager(), str(tmp_path_factory.mktemp("manager") / "notify")
+    with running.socket:
+        running.socket.bind(path)
+        thread = threading.Thread(target=running.receive)
+        thread.start()
+        yield running
+        running.socket.sendto(b"", path)
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, manager: Manager) -> Iterator[Server]:
+    """`certlet serve --tls` of a service manager, with an audit log and profiles, which the tests change."""
     directory = tmp_path_factory.mktemp("reload")
+    env = {"NOTIFY_SOCKET": manager.socket.getsockname(), "WATCHDOG_USEC": "1000000"}
     (directory / "own.yaml").write_text("{}")
     options = ("--tls", "--no-usage-plan", "--profiles", "own.yaml", "--audit-log", "audit.log")
-    with servers.certlet_server(directory, *options, env={}) as running:
+    with servers.certlet_server(directory, *options, env=env) as running:
         yield running
+        running.stop()
+        assert "STOPPING=1\nSTATUS=finishing requests" in manager.messages
+
+
+def test_service_manager_is_notified(server: Server, manager: Manager) -> None:
+    """Of the start, of the begin and the end of a reload with its result; the time is that of the signal."""
+    servers.wait_until(lambda: "READY=1\nSTATUS=serving" in manager.messages)
+    manager.messages.clear()
+    begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert server.reload() == "reloaded: nothing changed"
+    end = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    servers.wait_until(lambda: "READY=1\nSTATUS=reloaded: nothing changed" in manager.messages)
+    (reloading,) = [message for message in manager.messages if message.startswith("RELOADING=1")]
+    assert begin <= int(reloading.partition("MONOTONIC_USEC=")[2].split()[0]) <= end
+    assert all(
+        b"NOTIFY_SOCKET" not in environment(pid) for pid in servers.descendant_pids(server.process.pid)
+    )
+
+
+def environment(pid: int) -> bytes:
+    """Return the environment of a process, which only root can read."""
+    return Path(f"/proc/{pid}/environ").read_bytes() if os.geteuid() == 0 else b""
 
 
 def sign(server: Server, key: str) -> Response:
@@ -130,6 +187,28 @@ def test_faulty_file_changes_nothing(server: Server, name: str, content: str, re
         path.unlink()
         for changed, content_before in before.items():
             changed.write_bytes(content_before)
+
+
+def test_watchdog_expects_gateway_and_worker(server: Server, manager: Manager) -> None:
+    """A server whose gateway hangs, or whose only worker cannot be replaced, does not confirm that it works."""
+    (gateway,), (worker,) = server.pids("server"), server.pids("worker")
+    manager.wait_for_watchdog()
+    os.kill(gateway, signal.SIGSTOP)
+    time.sleep(0.5)  # it may have responded just before
+    count = manager.messages.count(WATCHDOG)
+    time.sleep(1)
+    assert manager.messages.count(WATCHDOG) == count
+    os.kill(gateway, signal.SIGCONT)
+    manager.wait_for_watchdog()
+    key = server.log.parent / "ca/signing-ca.key"
+    key.rename(f"{key}.moved")
+    os.kill(worker, signal.SIGKILL)
+    servers.wait_until(lambda: "cannot start a worker" in server.read_log())
+    count = manager.messages.count(WATCHDOG)
+    time.sleep(1)
+    assert manager.messages.count(WATCHDOG) == count
+    Path(f"{key}.moved").rename(key)
+    manager.wait_for_watchdog()
 
 
 def test_reload_while_all_workers_are_busy(second_api_server: Server) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from service.gateway import listening
 from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
-from service.supervisor import Setup, Supervisor
+from service.supervisor import Apply, Setup, Supervisor
 from tests import factories, servers
 from tests.gateway import echo_handler
 
@@ -83,7 +83,12 @@ def main() -> int:
         print(f"{metrics_url}Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
 
     setup = Setup(configuration, os.environ)
-    return Supervisor(handler).run(setup, [*listeners, *metrics], announce, lambda apply: apply(setup))
+
+    def reload(apply: Apply) -> str:
+        apply(setup)
+        return ""
+
+    return Supervisor(handler).run(setup, [*listeners, *metrics], announce, reload)
 
 
 if __name__ == "__main__":
