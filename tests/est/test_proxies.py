@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import grp
+import gzip
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,14 +119,58 @@ def test_server_works_behind_a_proxy(name: str, server: Server, tmp_path: Path) 
         assert (status, json.loads(body)["code"]) == (403, "httpsRequired")
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """systemd accepts the unit, and reports a misspelt line."""
-    unit = code_block("ini").replace("/opt/certlet/.venv/bin/certlet", shutil.which("true") or "")
-    for text, errors in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
-        (tmp_path / "certlet.service").write_text(text)
-        verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]
-        output = run(*verify, cwd=tmp_path, check=False).stderr
-        assert len([line for line in output.splitlines() if "certlet.service" in line]) == errors, output
+def units() -> dict[str, tuple[str, str]]:
+    """Return name -> text of each unit in the documents, and a setting in it."""
+    _, service, timer = re.split(r"^# /etc/systemd/system/\S+$", code_block("systemd"), flags=re.MULTILINE)
+    return {
+        "certlet.service": (code_block("ini"), "WatchdogSec"),
+        "certlet-renew.service": (service, "EnvironmentFile"),
+        "certlet-renew.timer": (timer, "RandomizedDelaySec"),
+    }
+
+
+@pytest.mark.parametrize("name", units())
+def test_systemd_accepts_the_unit(tmp_path: Path, name: str) -> None:
+    """systemd accepts each unit, and reports a misspelt line."""
+    for other, (text, _) in units().items():
+        command = shutil.which("true") or ""
+        (tmp_path / other).write_text(text.replace("/opt/certlet/.venv/bin/certlet", command))
+    text, setting = (tmp_path / name).read_text(), units()[name][1]
+    for content, errors in ((text, 0), (text.replace(setting, f"{setting}x"), 1)):
+        (tmp_path / name).write_text(content)
+        output = run("systemd-analyze", "verify", "--man=no", f"./{name}", cwd=tmp_path, check=False).stderr
+        assert len([line for line in output.splitlines() if name in line]) == errors, output
+
+
+def test_logrotate_loses_no_record(tmp_path: Path) -> None:
+    """The audit log is rotated twice: each record is in one file, and `certlet list` reads them all."""
+    (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", code_block("ini"))
+    with servers.certlet_server(tmp_path, *shlex.split(line), "--no-usage-plan") as server:
+        config = code_block("text", 1).replace("/var/lib/certlet", str(tmp_path))
+        config = config.replace("systemctl reload certlet", f"kill -HUP {server.process.pid}")
+        config = config.replace("certlet certlet", f"{getpass.getuser()} {grp.getgrgid(os.getgid()).gr_name}")
+        (tmp_path / "logrotate.conf").write_text(config.replace("dateext", "dateext\ndateformat -%s"))
+        (tmp_path / "logrotate.conf").chmod(0o600)
+        logs = []
+        for number in range(3):
+            csr = csrs.encode_pem(csrs.build(f"n{number}.example.com")).decode()
+            assert server.sign({"csr": csr}).status == 200
+            logs.append((tmp_path / "audit.log").read_bytes())
+            reloads = server.read_log().count("reloaded: audit log")
+            run("logrotate", "--force", "--state", "state", "logrotate.conf", cwd=tmp_path)
+            servers.wait_until(
+                lambda reloads=reloads: server.read_log().count("reloaded: audit log") > reloads
+            )
+            time.sleep(1)  # the names of the files contain the second
+        assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
+    rotated = sorted(tmp_path.glob("audit.log-*"))
+    contents = [
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in rotated
+    ]
+    assert contents == logs
+    assert [path.suffix == ".gz" for path in rotated] == [True, True, False]
+    output = run(*servers.CERTLET, "list", *rotated, "audit.log", cwd=tmp_path).stdout
+    assert [f"n{number}.example.com" in output for number in range(3)] == [True] * 3
 
 
 def test_nginx_forwards_only_certificate_status_by_plain_http(server: Server, tmp_path: Path) -> None:
