@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from http import HTTPStatus
@@ -22,6 +22,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, make_headers
 from urllib3.exceptions import HTTPError, InsecureRequestWarning, ProtocolError
 from urllib3.util import parse_url
 
+from service.exit_status import ExitStatus
 from service.pki.errors import escape_controls
 
 _T = TypeVar("_T")
@@ -33,6 +34,11 @@ _BUSY: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )  # needs a Retry-After
+_EXIT_STATUSES: Final[Mapping[int, ExitStatus]] = {
+    HTTPStatus.UNAUTHORIZED: ExitStatus.NOT_PERMITTED,
+    HTTPStatus.FORBIDDEN: ExitStatus.NOT_PERMITTED,
+    **dict.fromkeys((*_AMBIGUOUS, *_BUSY), ExitStatus.TRY_LATER),
+}
 _MAX_RETRY_AFTER: Final = 10  # seconds
 _MAX_RESPONSE: Final = 67_108_864  # bytes; a CRL of a million entries has 40 million
 
@@ -46,6 +52,10 @@ MAX_BATCH_BYTES: Final = 4_194_304  # of the request body
 
 class ClientError(Exception):
     """A request failed; the message gives one reason per line."""
+
+    def __init__(self, message: str, exit_status: ExitStatus = ExitStatus.REFUSED) -> None:
+        super().__init__(message)
+        self.exit_status: Final = exit_status
 
 
 @dataclass(frozen=True)
@@ -244,13 +254,17 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ClientError(f"request to {url} failed: {_describe_failure(error, url)}") from error
+        status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
+        raise ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status) from error
     try:
         problem = _format_problem(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError):
         problem = escape_controls(f"{url} returned {response.status} {response.reason}")
     hint = f"\n  check that {url} is the service's base URL, including the stage"
-    raise ClientError(problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""))
+    raise ClientError(
+        problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""),
+        _EXIT_STATUSES.get(response.status, ExitStatus.REFUSED),
+    )
 
 
 def _create_pool(url: str, *, is_verified: bool) -> PoolManager:

@@ -80,29 +80,34 @@ def test_lost_response_is_retried_with_the_same_idempotency_key(
 
 
 @pytest.mark.parametrize(
-    ("response", "requests", "message"),
+    ("response", "requests", "message", "exit_status"),
     [
-        ((502, {}, b""), 3, "returned 502 Bad Gateway"),
-        (LOST, 3, "Remote end closed connection without response"),
-        (TRUNCATED, 3, "failed: "),
-        (BUSY, 3, "Busy: Later. (429 x)"),
-        ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy: Later. (429 x)"),
-        ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy: Later. (429 x)"),
-        ((429, {}, PROBLEM), 1, "Busy: Later. (429 x)"),
-        ((500, {}, b"\x1b"), 1, "returned 500 Internal Server Error"),
-        ((302, {"Location": "/elsewhere"}, b""), 1, "returned 302 Found"),
-        ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "failed: "),
-        ((200, {}, b"x" * 5000), 1, "the response has more than 4096 bytes"),
+        ((502, {}, b""), 3, "returned 502 Bad Gateway", 3),
+        (LOST, 3, "Remote end closed connection without response", 5),
+        (TRUNCATED, 3, "failed: ", 5),
+        (BUSY, 3, "Busy: Later. (429 x)", 3),
+        ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
+        ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
+        ((429, {}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
+        ((503, {}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
+        ((401, {}, PROBLEM), 1, "Busy: Later. (429 x)", 4),
+        ((403, {}, PROBLEM), 1, "Busy: Later. (429 x)", 4),
+        ((599, {}, b""), 1, "returned 599", 1),
+        ((500, {}, b"\x1b"), 1, "returned 500 Internal Server Error", 1),
+        ((302, {"Location": "/elsewhere"}, b""), 1, "returned 302 Found", 1),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "failed: ", 1),
+        ((200, {}, b"x" * 5000), 1, "the response has more than 4096 bytes", 1),
     ],
 )
 def test_failure_is_reported_after_the_expected_number_of_attempts(
-    monkeypatch: pytest.MonkeyPatch, response: Response, requests: int, message: str
+    monkeypatch: pytest.MonkeyPatch, response: Response, requests: int, message: str, exit_status: int
 ) -> None:
     """The client does not follow redirects, decompress bodies, read large bodies or wait for long delays."""
     monkeypatch.setattr(client, "_MAX_RESPONSE", 4096)
     with scripted_server(*[response] * requests) as (url, _), pytest.raises(ClientError) as raised:
         client.sign(url, KEY, SignRequest("csr"))
     assert message in str(raised.value)
+    assert raised.value.exit_status == exit_status
 
 
 def test_request_without_idempotency_key_is_not_retried() -> None:

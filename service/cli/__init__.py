@@ -18,7 +18,9 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from service.cli.terminal import describe_os_error, warn
+from service import exit_status
+from service.cli.terminal import Group, describe_os_error, warn
+from service.exit_status import ExitStatus
 
 GC_THRESHOLD: Final = 50_000  # allocations between collections; most objects live until the command ends
 COMPLETION: Final = "_CERTLET_COMPLETE"  # set by the completion script of a shell
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     # numbers that are not positive. Its warnings quote our source code.
     for message in ("Attribute's length", "Parsed a serial number"):
         warnings.filterwarnings("ignore", message, UserWarning)
-    status = 1
+    status: int = ExitStatus.REFUSED
     try:
         if instruction := os.environ.get(COMPLETION):
             return shell_complete(certlet, {}, "certlet", COMPLETION, instruction)
@@ -67,13 +69,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        message = describe_os_error(error)
+        message, status = describe_os_error(error), exit_status.of_error(error)
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except Exception as error:
         if not type(error).__module__.startswith("service."):  # the messages of our own errors are complete
             raise
-        message = str(error)
+        message, status = str(error), exit_status.of_error(error)
     warn(f"certlet: {message}")
     return status
 
@@ -115,11 +117,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> Non
 
 
 @click.group(
+    cls=Group,
     commands=[_Command(name, short_help=text) for name, (_, text) in _COMMANDS.items()],
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
-    epilog="Exit status: 0 on success; 1 if the command fails, with the reason on stderr; 2 if the arguments "
-    "are invalid.",
+    epilog="Example: certlet new www.example.com",
 )
 @click.option(
     "--version",

@@ -9,7 +9,7 @@ import click
 
 from service import credentials, hardening
 from service.cli import acme_clients, options
-from service.cli.terminal import CommandError, echo, echo_lines, warn
+from service.cli.terminal import CommandError, Group, echo_lines, json_option, note, report
 from service.keystore import acme_principals, ca_directory
 from service.keystore.acme_principals import AcmePrincipal
 from service.pki.acme_key import MAX_GENERATION, AcmeKey, ExternalKeyId, is_thumbprint
@@ -47,7 +47,7 @@ _client_option = click.option(
 )
 
 
-@click.group(no_args_is_help=False, epilog="Example: certlet acme add web")
+@click.group(cls=Group, no_args_is_help=False, epilog="Example: certlet acme add web")
 def acme() -> None:
     """Manage the principals that may have ACME accounts."""
 
@@ -70,7 +70,7 @@ def add(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str
             return AcmePrincipal(1, thumbprints)
         if existing.removed:
             return AcmePrincipal(_next_generation(name, existing), thumbprints)
-        warn(f"note: {name} exists already, so its key stays the same")
+        note(f"{name} exists already, so its key stays the same")
         return existing._replace(thumbprints=tuple(dict.fromkeys((*existing.thumbprints, *thumbprints))))
 
     _verify_name(name)
@@ -93,7 +93,7 @@ def rekey(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: s
     def update(existing: AcmePrincipal | None) -> AcmePrincipal:
         existing = _require_principal(name, existing)
         if removed := [thumbprint for thumbprint in existing.thumbprints if thumbprint not in thumbprints]:
-            warn(f"note: removed the thumbprints {', '.join(removed)}")
+            note(f"removed the thumbprints {', '.join(removed)}")
         return AcmePrincipal(_next_generation(name, existing), thumbprints)
 
     key = _load_or_create_key(options.require_ca(ca))
@@ -112,14 +112,16 @@ def remove(*, name: str, ca: Path) -> None:
     )
 
 
-@acme.command("list", epilog="Example: certlet acme list")
+@acme.command("list", epilog="Example: certlet acme list --json")
+@json_option
 @options.ca_option
 def list_principals(*, ca: Path) -> None:
     """List the key identifier of each principal, and its thumbprints."""
     for name, principal in acme_principals.load_all(options.require_ca(ca)).items():
         if not principal.removed:
             key_id = ExternalKeyId(name, principal.generation).encode()
-            echo("  ".join((key_id, *principal.thumbprints)))
+            facts = {"principal": name, "key_id": key_id, "thumbprints": principal.thumbprints}
+            report(facts, "  ".join((key_id, *principal.thumbprints)))
 
 
 def _verify_name(name: str) -> None:
@@ -146,7 +148,7 @@ def _load_or_create_key(ca: Path) -> AcmeKey:
     key = ca_directory.load_acme_key(ca)
     if key is None:
         key = ca_directory.create_acme_key(ca)
-        warn(f"note: created {ca / ca_directory.ACME_KEY}: back it up, since it derives all of these keys")
+        note(f"created {ca / ca_directory.ACME_KEY}: back it up, since it derives all of these keys")
     return key
 
 

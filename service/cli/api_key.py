@@ -14,7 +14,16 @@ import click
 
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
-from service.cli.terminal import CommandError, echo, echo_lines, format_table, warn
+from service.cli.terminal import (
+    CommandError,
+    Group,
+    echo_lines,
+    format_table,
+    is_json,
+    json_option,
+    note,
+    report,
+)
 from service.gateway import api_keys
 from service.gateway.api_keys import ApiKey
 from service.pki import encoding
@@ -42,7 +51,7 @@ def _parse_expiry(text: str) -> datetime:
     return end
 
 
-@click.group(no_args_is_help=False, epilog="Example: certlet api-key add ci")
+@click.group(cls=Group, no_args_is_help=False, epilog="Example: certlet api-key add ci")
 def api_key() -> None:
     """Manage the API keys of the local gateway."""
 
@@ -71,31 +80,32 @@ def add(*, name: str, expires: datetime | None, ca: Path) -> None:
         hint = f" (the key is from ${API_KEY}: unset it to create a new key)" if existing else ""
         raise CommandError(f"{error}{hint}") from error
     if existing:
-        warn(f"note: added the key in ${API_KEY}")
+        note(f"added the key in ${API_KEY}")
     else:
         click.echo(value)
     if others:
         ids = ", ".join(key.key_id for key in others)
         count = len(others) + 1
-        warn(f"note: {name} has {count} keys now; remove the old one when it is no longer used: {ids}")
+        note(f"{name} has {count} keys now; remove the old one when it is no longer used: {ids}")
 
 
 @api_key.command("list", epilog="Example: certlet api-key list --json")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each key.")
+@json_option
 @options.ca_option
-def list_keys(*, as_json: bool, ca: Path) -> None:
+def list_keys(*, ca: Path) -> None:
     """List the API keys: ID, principal, creation and end.
 
     The ID is the first 12 digits of the SHA-256 of a key. Times are UTC.
     """
     keys, now = _key_file(ca).read(), datetime.now(UTC)
-    if as_json:
+    if is_json():
         echo_lines(json.dumps(_to_dict(key, now)) for key in keys)
     else:
         echo_lines(format_table(_HEADINGS, lambda: (_to_cells(key, now) for key in keys)))
 
 
 @api_key.command(epilog="Example: certlet api-key remove 4c8b1f0a92d7")
+@json_option
 @click.argument("key", metavar="ID|NAME")
 @options.ca_option
 def remove(*, key: str, ca: Path) -> None:
@@ -106,7 +116,10 @@ def remove(*, key: str, ca: Path) -> None:
     removed, others = _key_file(ca).remove(key)
     remaining = ", ".join(other.key_id for other in others)
     rest = f"it still has {remaining}" if others else "it has no other key"
-    echo(f"Removed {removed.key_id} of {removed.name}: {rest}")
+    report(
+        {"id": removed.key_id, "principal": removed.name, "remaining": [other.key_id for other in others]},
+        f"Removed {removed.key_id} of {removed.name}: {rest}",
+    )
 
 
 def _key_file(ca: Path) -> api_keys.KeyFile:

@@ -16,6 +16,7 @@ import click
 from service import atomic_write
 from service.cli.terminal import CommandError, describe_os_error, warn
 from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
+from service.exit_status import ExitStatus
 from service.pki import certificate_reader, csr, input_formats
 from service.pki.errors import IssuanceError
 
@@ -99,7 +100,10 @@ class BatchSigner:
                     job for job, is_done in zip(batch, self._sign(batch), strict=True) if not is_done
                 ]
                 if len(retryable) == len(batch):
-                    raise ClientError("the service is too busy for any request of the batch: try again later")
+                    raise ClientError(
+                        "the service is too busy for any request of the batch: try again later",
+                        ExitStatus.TRY_LATER,
+                    )
                 waiting = retryable + waiting[len(batch) :]
                 bar.update(len(batch) - len(retryable))
 

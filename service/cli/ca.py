@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service import hardening, keystore
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, echo, echo_lines, warn
+from service.cli.terminal import Command, CommandError, echo, echo_lines, warn
 from service.gateway import api_keys
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
@@ -29,7 +29,7 @@ from service.settings import CA_PASSPHRASE, KeySource, Settings, parse_key_locat
 NO_KEY: Final = "none"
 
 
-@click.command(epilog="Example: certlet init ca --permit-dns example.com")
+@click.command(cls=Command, epilog="Example: certlet init ca --permit-dns example.com")
 @click.argument("directory", type=options.FILE, metavar="DIR")
 @options.key_type_option
 @click.option(
@@ -110,7 +110,9 @@ def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Ite
     yield "  the files that certlet serve uses: --ledger, --audit-log, --profiles"
 
 
-@click.command(epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key")
+@click.command(
+    cls=Command, epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key"
+)
 @click.argument("old", type=options.FILE)
 @click.argument("new", type=options.FILE)
 @options.key_type_option
@@ -235,7 +237,7 @@ def _load_previous_keys(
     return result
 
 
-@click.command(epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
+@click.command(cls=Command, epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
 @options.ca_option
 def rotate_serial_key(*, ca: Path) -> None:
     """Add a new key for serial numbers.
@@ -247,7 +249,7 @@ def rotate_serial_key(*, ca: Path) -> None:
     echo(f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.")
 
 
-@click.command(epilog="Example: certlet sign-ca-status --root-key /somewhere/safe/root-ca.key")
+@click.command(cls=Command, epilog="Example: certlet sign-ca-status --root-key /somewhere/safe/root-ca.key")
 @options.ca_option
 @click.option(
     "--root-key",

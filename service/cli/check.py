@@ -14,7 +14,7 @@ from cryptography import x509
 
 from service import keystore, openapi, profile_lint
 from service.cli import options, terminal
-from service.cli.terminal import CommandError
+from service.cli.terminal import Command, CommandError
 from service.keystore import acme_principals, ca_directory
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
@@ -30,7 +30,7 @@ from service.settings import (
 )
 
 
-@click.command(epilog="Example: certlet check --profiles own.yaml")
+@click.command(cls=Command, epilog="Example: certlet check --profiles own.yaml")
 @options.profiles_option
 @options.ca_option
 @click.option(

@@ -168,6 +168,20 @@ def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificat
     return chain
 
 
+def certificate_facts(certificate: x509.Certificate) -> dict[str, object]:
+    """Describe a certificate in JSON, with the field names of the audit log."""
+    sans = _value(certificate, x509.SubjectAlternativeName) or ()
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "names": [names.describe(san) for san in sans],
+        "issuer": certificate.issuer.rfc4514_string(),
+        "serial_number": encoding.format_serial(certificate.serial_number),
+        "not_before": encoding.format_timestamp(certificate.not_valid_before_utc),
+        "not_after": encoding.format_timestamp(certificate.not_valid_after_utc),
+        "fingerprint_sha256": encoding.fingerprint(certificate),
+    }
+
+
 def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     left = f" ({_format_duration(end - now)} left)" if end > now else ""

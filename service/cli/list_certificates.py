@@ -18,7 +18,7 @@ import click
 
 from service import ocsp_responders
 from service.cli import options
-from service.cli.terminal import CommandError, echo_lines, format_table, warn
+from service.cli.terminal import Command, CommandError, echo_lines, format_table, is_json, json_option, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
 from service.ledger import open_ledger
@@ -43,7 +43,7 @@ _HEADINGS: Final = ("End", "Status", "Profile", "Principal", "Serial number", "N
 _Select = Callable[[], Iterator[tuple[Certificate, Status]]]  # reads the certificates to list
 
 
-@click.command("list", epilog="Example: certlet list audit.log* --expires-in 30d")
+@click.command("list", cls=Command, epilog="Example: certlet list audit.log* --expires-in 30d")
 @click.argument("files", nargs=-1, type=options.FILE, metavar="[FILE...]")
 @click.option(
     "--log-group",
@@ -60,7 +60,7 @@ _Select = Callable[[], Iterator[tuple[Certificate, Status]]]  # reads the certif
     help="List certificates that expire within this time, 12h, 30d or 4w, and have no successor.",
 )
 @click.option("--revoked", is_flag=True, help="List revoked certificates that have not expired.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each certificate.")
+@json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
 @click.option("--exit-code", is_flag=True, help=f"Exit with status {_MATCHED} if a certificate is listed.")
 @click.option(
@@ -78,7 +78,6 @@ def list_certificates(
     profile: str | None,
     expires_in: timedelta | None,
     revoked: bool,
-    as_json: bool,
     as_csv: bool,
     exit_code: bool,
     ca: Path | None,
@@ -93,7 +92,7 @@ def list_certificates(
     read.
     """
     options.forbid_together("--expires-in", "--revoked")
-    if as_json and as_csv:
+    if is_json() and as_csv:
         raise click.UsageError("--csv is not allowed with --json")
     if files and log_group:
         raise click.UsageError("--log-group is not allowed with FILE")
@@ -120,7 +119,7 @@ def list_certificates(
                 ):
                     yield certificate, status
 
-        format_lines = _format_json if as_json else _format_csv if as_csv else _format_table
+        format_lines = _format_json if is_json() else _format_csv if as_csv else _format_table
         echo_lines(format_lines(select))
         return _MATCHED if exit_code and any(select()) else 0
 

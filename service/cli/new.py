@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from service import atomic_write, client, hardening
-from service.cli import options
+from service.cli import inspection, options
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import Command, CommandError, json_option, note, report
 from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import RejectedIdentifier, quote
 from service.pki.names import Identifier, IdentifierKind, parse_general_name
@@ -81,7 +81,9 @@ def _encode_idna(text: str) -> str:
     return wildcard + idna.encode(text.removeprefix(wildcard), uts46=True).decode("ascii")
 
 
-@click.command(epilog="Example: certlet new www.example.com 192.0.2.1 --p12 www.p12")
+@click.command(
+    cls=Command, uses_service=True, epilog="Example: certlet new www.example.com 192.0.2.1 --p12 www.p12"
+)
 @click.argument("names", nargs=-1, required=True, type=_parse_name, metavar="NAME...")
 @options.key_type_option
 @options.profile_option("chosen by the service")
@@ -103,6 +105,7 @@ def _encode_idna(text: str) -> str:
     help="Encrypt --p12 with 3DES and SHA-1, which macOS and older Windows read, instead of AES and SHA-256.",
 )
 @options.force_option
+@json_option
 @options.service_options
 def new(
     *,
@@ -150,12 +153,17 @@ def new(
         write(path, encoding.encode_pem(certificates).encode(), 0o644)
         if p12:
             write(p12, _encode_pkcs12(names[0].value, key, certificates, password, legacy=p12_legacy), 0o600)
-    for note in signed.notes:
-        warn(f"note: {note}")
-    echo(f"Key       {key_path}")
-    echo(f"Signed    {path}, valid until {encoding.format_timestamp(certificates[0].not_valid_after_utc)}")
-    if p12:
-        echo(f"PKCS#12   {p12}")
+    for text in signed.notes:
+        note(text)
+    files = {"key": key_path, "certificate": path} | ({"p12": p12} if p12 else {})
+    facts = {name: str(file) for name, file in files.items()}
+    end = encoding.format_timestamp(certificates[0].not_valid_after_utc)
+    lines = [f"Key       {key_path}", f"Signed    {path}, valid until {end}"]
+    report(
+        {**facts, **inspection.certificate_facts(certificates[0]), "notes": signed.notes},
+        *lines,
+        *([f"PKCS#12   {p12}"] if p12 else []),
+    )
 
 
 def _subject(names: Sequence[Identifier]) -> x509.Name:

@@ -11,6 +11,7 @@ import click
 
 from service.api_gateway import Auth, Options, for_api_gateway, for_cloudformation
 from service.cli import options
+from service.cli.terminal import Command
 from service.openapi import public, with_public_url
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -71,6 +72,7 @@ def parse_aws_options(arguments: dict[str, Any]) -> Options:
 
 
 @click.command(
+    cls=Command,
     epilog="Example: certlet openapi --region eu-central-1 --account 123456789012 --function certlet",
 )
 @click.option(

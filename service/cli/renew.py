@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
-from service import client, hardening
+from service import client, exit_status, hardening
 from service.atomic_write import atomic_files, locked_directory
 from service.cli import options
 from service.cli.new import create_csr, parse_signed
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import CommandError, describe_os_error, echo, warn
+from service.cli.terminal import Command, CommandError, describe_os_error, echo, warn
+from service.exit_status import ExitStatus
 from service.pki import certificate_reader, encoding, input_formats, keys
 from service.pki.errors import IssuanceError
 from service.pki.profile import parse_duration
@@ -43,7 +44,11 @@ def _parse_hook(text: str) -> list[str]:
     return command
 
 
-@click.command(epilog="Example: certlet renew www.example.com.crt --deploy-hook 'systemctl reload nginx'")
+@click.command(
+    cls=Command,
+    uses_service=True,
+    epilog="Example: certlet renew www.example.com.crt --deploy-hook 'systemctl reload nginx'",
+)
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @click.option(
     "--expires-in",
@@ -83,8 +88,11 @@ def renew(
 
     Certificates that the service asks to renew now are renewed early. One that was revoked needs --new-key.
 
-    Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. A
-    failure is reported, leaves that certificate unchanged, and does not stop the others.
+    A failure is reported, leaves that certificate unchanged, and does not stop the others.
+
+    Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. If
+    all failures are alike: 3 if a later attempt may succeed; 4 without permission; 5 if the service cannot be
+    reached.
     """
     hardening.disable_core_dumps_and_ptrace()
     if key_file and len(files) > 1:
@@ -92,7 +100,8 @@ def renew(
     caller = functools.cache(credentials)
     profiles = functools.cache(lambda: client.list_profiles(url, caller()))
     revoked = functools.cache(lambda: _fetch_revoked(url))
-    renewed, failed = [], False
+    renewed: list[str] = []
+    failures: list[ExitStatus] = []
     for path in dict.fromkeys(files):
         try:
             target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
@@ -125,13 +134,13 @@ def renew(
             echo(f"Renewed   {path}, valid until {end}{EARLY if is_early else ''}")
         except OSError as error:
             warn(f"certlet: {path}: {describe_os_error(error, path)}")
-            failed = True
+            failures.append(exit_status.of_error(error))
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")
-            failed = True
-    if renewed and deploy_hook:
-        failed |= not _run_hook(deploy_hook, renewed)
-    return int(failed)
+            failures.append(exit_status.of_error(error))
+    if renewed and deploy_hook and not _run_hook(deploy_hook, renewed):
+        failures.append(ExitStatus.REFUSED)
+    return exit_status.of_all(failures)
 
 
 def _target(path: Path) -> Path:

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from service import audit, inventory
 from service.cli import options
-from service.cli.terminal import CommandError, describe_os_error, echo, warn
+from service.cli.terminal import Command, CommandError, describe_os_error, echo, warn
 from service.inventory import log_files
 from service.keystore import ca_directory, revocation_file
 from service.pki import certificate_reader, encoding, names, pem, revocation, serial
@@ -24,7 +24,7 @@ from service.pki.serial import SerialNumbers
 from service.settings import AUDIT_LOG
 
 
-@click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
+@click.command(cls=Command, epilog="Example: certlet revoke www.crt --reason keyCompromise")
 @click.argument("certificate", type=click.Path(readable=False), metavar="SERIAL|FILE")
 @click.option(
     "--reason",

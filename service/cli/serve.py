@@ -21,7 +21,7 @@ from service.cli import first_start, options, serve_checks
 from service.cli.first_start import DEFAULT_KEY, Created
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.serve_reload import Reloads
-from service.cli.terminal import echo, echo_lines
+from service.cli.terminal import Command, echo, echo_lines
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.keystore import ca_directory
@@ -50,7 +50,7 @@ from service.systemd import Notifier
 HANDLER: Final = "service.aws_lambda.handler"
 
 
-@click.command(epilog="Example: certlet serve --tls --host 0.0.0.0 --tls-name ca.example.com")
+@click.command(cls=Command, epilog="Example: certlet serve --tls --host 0.0.0.0 --tls-name ca.example.com")
 @click.option("--host", metavar="HOST", default="127.0.0.1", help="Listen on this address.")
 @click.option(
     "--port",

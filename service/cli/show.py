@@ -18,7 +18,7 @@ from service import hardening
 from service.cli import inspection, options
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import CommandError, echo
+from service.cli.terminal import Command, CommandError, echo
 from service.pki import certificate_reader, encoding, input_formats, pem
 from service.pki.errors import describe_error
 
@@ -35,7 +35,7 @@ _DER_LABELS: Final = {
 }
 
 
-@click.command(epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
+@click.command(cls=Command, epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
 @click.argument("file", type=options.FILE)
 @click.option(
     "--key-file",

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from service import atomic_write as output
-from service import client
+from service import client, exit_status
 from service.cli import batch, options
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import Command, CommandError, is_json, json_option, note, report, warn
 from service.pki import input_formats
 
 
-@click.command(epilog="Example: certlet sign my.csr --out my.crt")
+@click.command(cls=Command, uses_service=True, epilog="Example: certlet sign my.csr --out my.crt")
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @options.service_options
 @options.profile_option("chosen by the service")
@@ -36,6 +36,7 @@ from service.pki import input_formats
     help="Write NAME.crt for each NAME.csr to this directory.",
 )
 @options.force_option
+@json_option
 def sign(
     *,
     files: tuple[Path, ...],
@@ -69,11 +70,14 @@ def sign(
     if out:
         _verify_out(out, overwrite=force)
     signed = client.sign(url, caller, replace(request, csr=batch.read_request(path)))
-    for note in signed.notes:
-        warn(f"note: {note}")
+    for text in signed.notes:
+        note(text)
+    facts = {"not_after": signed.not_after, "notes": signed.notes}
     if out:
         batch.write_certificate(out, signed)
-        echo(f"Signed    {out}, valid until {signed.not_after}")
+        report({"certificate": str(out), **facts}, f"Signed    {out}, valid until {signed.not_after}")
+    elif is_json():
+        report({"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem, **facts})
     else:
         sys.stdout.write(signed.pem)
     return 0
@@ -96,7 +100,7 @@ def _verify_out(out: Path, *, overwrite: bool) -> None:
 def _dry_run(
     paths: Sequence[Path], dry_run: Callable[[client.SignRequest], client.DryRun], request: client.SignRequest
 ) -> int:
-    failed = False
+    failures = []
     for path in paths:
         try:
             result = dry_run(replace(request, csr=batch.read_request(path)))
@@ -104,12 +108,11 @@ def _dry_run(
             if len(paths) == 1:
                 raise
             warn(str(error) if isinstance(error, CommandError) else f"{path}: {error}")
-            failed = True
+            failures.append(exit_status.of_error(error))
             continue
-        if len(paths) > 1:
-            echo(f"File      {path}")
-        _print_dry_run(result)
-    return int(failed)
+        file = [f"File      {path}"] if len(paths) > 1 else []
+        report({"file": str(path), **asdict(result)}, *file, *_describe_dry_run(result))
+    return exit_status.of_all(failures)
 
 
 def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: bool) -> int:
@@ -126,17 +129,19 @@ def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: 
         signer.run(list(targets.values()), overwrite=overwrite)
     finally:
         progress = signer.progress
-        left = f", {progress.total - progress.done} left" if progress.done < progress.total else ""
-        echo(f"{progress.signed} signed, {progress.skipped} skipped, {progress.failed} failed{left}")
+        left = progress.total - progress.done
+        counts = {"signed": progress.signed, "skipped": progress.skipped, "failed": progress.failed}
+        counts |= {"left": left} if left else {}
+        report(counts, ", ".join(f"{count} {name}" for name, count in counts.items()))
         if progress.skipped and signer.request != client.SignRequest(""):
-            warn("note: skipped certificates may have another profile or validity (--force replaces them)")
+            note("skipped certificates may have another profile or validity (--force replaces them)")
     return int(progress.failed > 0)
 
 
-def _print_dry_run(result: client.DryRun) -> None:
-    echo(f"Subject   {result.subject or '(empty)'}")
-    echo(f"Names     {', '.join(result.names) or '(none)'}")
-    echo(f"Valid     {result.not_before} to {result.not_after}")
-    echo(f"Profile   {result.profile}")
-    for note in result.notes:
-        echo(f"Note      {note}")
+def _describe_dry_run(result: client.DryRun) -> Iterator[str]:
+    yield f"Subject   {result.subject or '(empty)'}"
+    yield f"Names     {', '.join(result.names) or '(none)'}"
+    yield f"Valid     {result.not_before} to {result.not_after}"
+    yield f"Profile   {result.profile}"
+    for text in result.notes:
+        yield f"Note      {text}"

@@ -6,29 +6,103 @@ text can neither move the cursor nor forge a line of output.
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 import click
 
 from service.pki.errors import escape_controls
+
+_QUIET: Final = "quiet"
+_JSON: Final = "as_json"
+_EXIT_STATUS: Final = "Exit status:"
+_STATUSES: Final = "0 on success; 1 on failure; 2 if the arguments are invalid; 4 without permission."
+_SERVICE_STATUSES: Final = (
+    f"{_STATUSES[:-1]}; 3 if a later attempt may succeed; 5 if the service cannot be reached."
+)
 
 
 class CommandError(click.ClickException):
     """A command failed; the message says why and what to do."""
 
 
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`, for `report`."""
+    text = "Print JSON instead of text, one object a line."
+    flag = click.option("--json", _JSON, is_flag=True, expose_value=False, callback=_store, help=text)
+    return flag(command)
+
+
+class Command(click.Command):
+    """A command with `--quiet`, whose help names its exit statuses.
+
+    Args:
+        name: the name.
+        uses_service: whether it sends requests to a service, so that it has the statuses of `ClientError`.
+        attributes: those of `click.Command`.
+    """
+
+    def __init__(self, name: str | None, *, uses_service: bool = False, **attributes: Any) -> None:  # noqa: ANN401 - click's
+        super().__init__(name, **attributes)
+        text = "Print only errors, and the certificate or key that is the result."
+        names = ["-q", "--quiet", _QUIET]
+        self.params.append(click.Option(names, is_flag=True, expose_value=False, callback=_store, help=text))
+        _add_exit_statuses(self, _SERVICE_STATUSES if uses_service else _STATUSES)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:  # noqa: ANN401 - click's
+        super().__init__(name, **attributes)
+        _add_exit_statuses(self, _SERVICE_STATUSES)
+
+
+def _add_exit_statuses(command: click.Command, statuses: str) -> None:
+    if _EXIT_STATUS not in str(command.help):
+        command.help = f"{inspect.cleandoc(command.help or '')}\n\n{_EXIT_STATUS} {statuses}"
+
+
+def _store(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    ctx.meta[str(parameter.name)] = value
+
+
+def _is_set(name: str) -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(name))
+
+
+def is_json() -> bool:
+    """Whether `--json` is among the arguments."""
+    return _is_set(_JSON)
+
+
+def report(facts: Mapping[str, object], *lines: str) -> None:
+    """Print a result: lines for people, or with `--json` one object; with `--quiet` nothing."""
+    echo_lines((json.dumps(facts),) if is_json() else lines)
+
+
+def note(text: str) -> None:
+    """Print a note on stderr, without `--quiet`."""
+    if not _is_set(_QUIET):
+        warn(f"note: {text}")
+
+
 def echo(line: str) -> None:
-    """Print a line on stdout and flush it."""
-    _print(line, err=False)
+    """Print a line on stdout and flush it; with `--quiet` nothing."""
+    echo_lines((line,))
 
 
 def echo_lines(lines: Iterable[str]) -> None:
-    """Print many lines on stdout, and flush it at the end."""
-    for line in lines:
+    """Print many lines on stdout, and flush it at the end; with `--quiet` nothing."""
+    for line in () if _is_set(_QUIET) else lines:
         sys.stdout.write(_printable(line, sys.stdout) + "\n")
     sys.stdout.flush()
 
@@ -53,17 +127,13 @@ def format_table(headings: Sequence[str], rows: Callable[[], Iterable[Sequence[s
 def warn(message: str) -> None:
     """Print an error, a warning or a note on stderr, which may have several lines."""
     for line in message.split("\n"):
-        _print(line, err=True)
+        click.echo(_printable(line, sys.stderr), err=True)
 
 
 def describe_os_error(error: OSError, path: Path | None = None) -> str:
     """Describe an error of the operating system, with the file's name unless that is `path`."""
     name = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
     return name + (error.strerror or str(error))
-
-
-def _print(line: str, *, err: bool) -> None:
-    click.echo(_printable(line, sys.stderr if err else sys.stdout), err=err)
 
 
 def _printable(line: str, file: TextIO) -> str:

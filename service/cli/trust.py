@@ -12,7 +12,7 @@ from cryptography import x509
 
 from service import client
 from service.cli import options
-from service.cli.terminal import CommandError, echo
+from service.cli.terminal import Command, CommandError, echo
 from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding
 
@@ -52,7 +52,7 @@ def _parse_fingerprint(text: str) -> str:
     return digest
 
 
-@click.command(epilog="Example: certlet trust --url https://ca.example.com")
+@click.command(cls=Command, uses_service=True, epilog="Example: certlet trust --url https://ca.example.com")
 @click.option("--ca", type=options.DIRECTORY, help="Read the root from this CA directory, not from --url.")
 @click.option(
     "--sha256",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
+import click
 import pytest
 
+from deploy import reference
+from service.exit_status import ExitStatus
 from tests import servers
 from tests.cli import certlet
 
@@ -52,7 +58,7 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
         (
             ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
-            1,
+            5,
             "127.0.0.1:9 failed: connection refused",
         ),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
@@ -148,3 +154,23 @@ def test_command_line_imports_no_server() -> None:
     run = servers.run(sys.executable, "-c", program)
     assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())
     assert "service.client" in run.stdout.split()
+
+
+def test_every_command_names_its_exit_statuses() -> None:
+    """Its help says what each status means, and that of the program refers to the table."""
+    for name, context in reference.commands():
+        text = context.command.get_help(context)
+        assert re.search(r"\bExit status: ", " ".join(text.split())), name
+        assert re.search(r"^  Examples?: ", text, re.MULTILINE), name
+    assert [status.name for status in ExitStatus] == [
+        "DONE", "REFUSED", "USAGE", "TRY_LATER", "NOT_PERMITTED", "UNREACHABLE"
+    ]  # fmt: skip
+
+
+def test_permission_error_has_its_own_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 4, and the error names the file; root, as which tests may run, may read every file."""
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "my.csr")
+    monkeypatch.setattr(click, "open_file", Mock(side_effect=error))
+    for arguments in (("sign", "my.csr", "--api-key", "x"), ("show", "my.csr")):
+        run = certlet(*arguments)
+        assert (run.returncode, run.stderr) == (4, b"certlet: my.csr: Permission denied\n")

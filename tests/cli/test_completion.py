@@ -37,7 +37,7 @@ def completions(*arguments: str) -> set[str]:
         (["new", "--p12", ""], {"file"}),
         (["new", "mine"], set()),
         (["api-key", ""], {"add", "list", "remove"}),
-        (["api-key", "add", "-"], {"-h", "--help", "--ca", "--expires"}),
+        (["api-key", "add", "-"], {"-h", "--help", "-q", "--quiet", "--ca", "--expires"}),
         (["api-key", "list", "--j"], {"--json"}),
         (["api-key", "--ca"], set()),
         (["acme", ""], {"add", "list", "rekey", "remove"}),

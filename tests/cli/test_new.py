@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests import servers
@@ -85,13 +87,13 @@ def test_new_accepts_email_and_uri(server: Server, tmp_path: Path) -> None:
     [
         (("_.example.com", "--profile", "server"), 1, "permits no underscores"),
         (("a.example.com", "--profile", "none"), 1, "is not one of: server, client, peer"),
-        (("a.example.com", "--api-key", "x"), 1, "403 unauthorized"),
-        (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9 failed: connection refused"),
+        (("a.example.com", "--api-key", "x"), 4, "403 unauthorized"),
+        (("a.example.com", "--url", "http://127.0.0.1:9"), 5, "127.0.0.1:9 failed: connection refused"),
         (("a.example.com", "--p12", "a.p12"), 1, "CERTLET_P12_PASSWORD"),
         (("a.example.com", "--p12", "a.p12", "--key-type", "ml-dsa-44"), 1, "ML-DSA"),
         (("a.example.com", "--out", "none/a"), 1, "none/a.key: No such file or directory"),
         (("a.example.com", "--out", "there"), 1, "there.crt exists; not overwritten"),
-        (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 1, "403 unauthorized"),
+        (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 4, "403 unauthorized"),
         (
             ("a.example.com", "--p12", "/proc/self/cwd/a.example.com.key"),
             1,
@@ -153,3 +155,16 @@ def test_response_is_escaped_for_the_terminal(tmp_path: Path, status: int, body:
         assert all(map(str.isprintable, output.split("\n"))), output
         assert sum(line.startswith("certlet: ") for line in output.split("\n")) == 1
         assert list(tmp_path.iterdir()) == []
+
+
+def test_result_is_json_or_nothing(server: Server) -> None:
+    """With --json it is one object that names the files and describes the certificate."""
+    facts = json.loads(certlet("new", "a.example.com", "192.0.2.1", "--json").stdout)
+    certificate = x509.load_pem_x509_certificate(Path("a.example.com.crt").read_bytes())
+    assert (facts["key"], facts["certificate"]) == ("a.example.com.key", "a.example.com.crt")
+    assert facts["names"] == ["dns:a.example.com", "ip:192.0.2.1"]
+    assert facts["fingerprint_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
+    assert facts["serial_number"] == f"{certificate.serial_number:x}"
+    quiet = certlet("new", "b.example.com", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+    assert Path("b.example.com.key").exists()

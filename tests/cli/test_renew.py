@@ -121,7 +121,7 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         listed.write_text("nonsense")
         servers.wait_until(lambda: server.request("GET", "/ca.crl").status == 503)  # not from the cache
         run = certlet(*command)
-        assert (run.returncode, run.stdout) == (1, b"")
+        assert (run.returncode, run.stdout) == (3, b"")
         assert run.stderr.count(b"503") == 2
 
 
@@ -272,7 +272,7 @@ def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     ("arguments", "status", "fragment"),
     [
         (("--profile", "client"), 0, ""),
-        (("--api-key", "x"), 1, "403"),
+        (("--api-key", "x"), 4, "403"),
         (("--deploy-hook", "./none"), 1, "deploy hook ./none: No such file"),
         (("--deploy-hook", "false"), 1, "deploy hook false failed with exit status 1"),
         (("--deploy-hook", "'"), 2, "No closing quotation"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -149,7 +150,7 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
 
     https = server.url.replace("http", "https", 1)
     message = f"certlet: request to {https} failed: the server does not use TLS: try {server.url}\n"
-    assert sign(https) == (1, message)
+    assert sign(https) == (5, message)
     status, message = sign(f"{server.url}/sign")
     assert status == 1
     assert message.endswith(
@@ -160,7 +161,7 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
         plain = secure.url.replace("https", "http", 1)
         assert sign(plain)[1].endswith(f": try {secure.url}\n")
         status, message = sign(secure.url)
-        assert status == 1
+        assert status == 5
         assert message.endswith(" (set $SSL_CERT_FILE to the root certificate: see certlet trust)\n")
         assert sign(secure.url, SSL_CERT_FILE=str(tmp_path / "ca" / "root-ca.crt"))[0] == 0
 
@@ -193,3 +194,30 @@ def test_dry_run_describes_the_certificate(server: Server) -> None:
     bad = certlet("sign", "-", "--dry-run", stdin=csrs.encode_pem(csrs.build("localhost")))
     assert (bad.returncode, bad.stdout) == (1, b"")
     assert b"rejectedIdentifier" in bad.stderr
+
+
+def test_result_is_json_or_nothing(server: Server) -> None:
+    """With --json each result is one object; with --quiet only the certificate and errors are printed."""
+    Path("a.csr").write_bytes(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
+    Path("b.csr").write_bytes(csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])))
+    signed = json.loads(certlet("sign", "a.csr", "--json").stdout)
+    assert sorted(signed) == ["chain_pem", "crt_pem", "not_after", "notes"]
+    assert x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+    written = json.loads(certlet("sign", "a.csr", "--out", "a.crt", "--json").stdout)
+    assert (sorted(written), written["certificate"]) == (["certificate", "not_after", "notes"], "a.crt")
+    dry = [
+        json.loads(line)
+        for line in certlet("sign", "a.csr", "b.csr", "--dry-run", "--json").stdout.splitlines()
+    ]
+    assert [(result["file"], result["names"][0]) for result in dry] == [
+        ("a.csr", "dns:a.example.com"), ("b.csr", "dns:b.example.com"),
+    ]  # fmt: skip
+    assert json.loads(certlet("sign", "a.csr", "b.csr", "--json").stdout) == {
+        "signed": 1,
+        "skipped": 1,
+        "failed": 0,
+    }
+    quiet = certlet("sign", "a.csr", "-q")
+    assert (quiet.stdout[:27], quiet.stderr) == (b"-----BEGIN CERTIFICATE-----", b"")
+    quiet = certlet("sign", "a.csr", "b.csr", "--validity", "1h", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
