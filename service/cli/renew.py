@@ -6,12 +6,15 @@ import functools
 import os
 import random
 import shlex
+import signal
 import stat
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import click
 from cryptography import x509
@@ -21,10 +24,10 @@ from cryptography.x509.oid import ExtensionOID
 
 from service import client, exit_status, hardening
 from service.atomic_write import atomic_files, locked_directory
-from service.cli import options
+from service.cli import inspection, options
 from service.cli.new import create_csr, parse_signed
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import Command, CommandError, describe_os_error, echo, warn
+from service.cli.terminal import Command, CommandError, describe_os_error, json_option, report, warn
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, encoding, input_formats, keys
 from service.pki.errors import IssuanceError
@@ -35,6 +38,9 @@ RENEWED: Final = "CERTLET_RENEWED"
 EARLY: Final = " (early: the service asked for it)"
 
 _DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
+_MIN_DELAY: Final = 60.0  # seconds
+_MAX_RETRY_DELAY: Final = 3600.0  # seconds
+_MAX_DELAY: Final = 21_600.0  # seconds: the Retry-After of renewal information
 
 
 def _parse_hook(text: str) -> list[str]:
@@ -68,7 +74,15 @@ def _parse_hook(text: str) -> list[str]:
     "--key-file", type=options.FILE, help="Use this key, for a single FILE.", show_default="FILE.key"
 )
 @click.option("--new-key", is_flag=True, help="Create a new key of the same type.")
+@click.option("--dry-run", is_flag=True, help="Say what would be renewed, without issuing or writing.")
+@click.option(
+    "--daemon",
+    is_flag=True,
+    help="Do not exit: renew each certificate when it is due, and ask the service every six hours whether to "
+    "renew early. SIGTERM ends it.",
+)
 @options.profile_option("the profile of the certificate's policy")
+@json_option
 @options.service_options
 def renew(
     *,
@@ -76,10 +90,9 @@ def renew(
     expires_in: timedelta | None,
     deploy_hook: list[str] | None,
     key_file: Path | None,
-    new_key: bool,
-    profile: str | None,
-    url: str,
-    credentials: Callable[[], client.Credentials],
+    dry_run: bool,
+    daemon: bool,
+    **session: Any,  # noqa: ANN401 - the options of `_Session`
 ) -> int:
     """Renew certificates that expire soon.
 
@@ -87,51 +100,79 @@ def renew(
     the key, and encrypts a new one.
 
     Certificates that the service asks to renew now are renewed early. One that was revoked needs --new-key.
-
-    A failure is reported, leaves that certificate unchanged, and does not stop the others.
+    A failure is reported, leaves that certificate unchanged, and does not stop the others. With --daemon, it
+    is tried again after a minute, then after twice that time, up to an hour.
 
     Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. If
     all failures are alike: 3 if a later attempt may succeed; 4 without permission; 5 if the service cannot be
     reached.
     """
     hardening.disable_core_dumps_and_ptrace()
+    options.forbid_together("--dry-run", "--daemon")
     if key_file and len(files) > 1:
         raise click.UsageError("--key-file accepts only one certificate: omit it, or renew each separately")
-    caller = functools.cache(credentials)
-    profiles = functools.cache(lambda: client.list_profiles(url, caller()))
-    revoked = functools.cache(lambda: _fetch_revoked(url))
+
+    def renew_due() -> tuple[ExitStatus, datetime | None]:
+        return _renew_due(_Session(**session), files, key_file, expires_in, deploy_hook, dry_run=dry_run)
+
+    return _run_daemon(renew_due) if daemon else renew_due()[0]
+
+
+def _run_daemon(renew_due: Callable[[], tuple[ExitStatus, datetime | None]]) -> int:
+    """Renew until SIGTERM or SIGINT, which do not interrupt a renewal; return the exit status."""
+    stopped, failures = threading.Event(), 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    while True:
+        status, due = renew_due()
+        failures = failures + 1 if status else 0
+        if stopped.wait(_delay(due, failures, datetime.now(UTC)) * random.uniform(0.9, 1.1)):  # noqa: S311 - spreads the load  # nosec B311
+            return ExitStatus.DONE
+
+
+def _delay(due: datetime | None, failures: int, now: datetime) -> float:
+    """Return the seconds until certificates are examined again.
+
+    Args:
+        due: when the first of them is due, UTC; None if none can be read.
+        failures: how often renewing failed since it last succeeded.
+        now: the time, UTC.
+    """
+    if failures:
+        return min(_MIN_DELAY * 2.0 ** min(failures - 1, 10), _MAX_RETRY_DELAY)
+    seconds = (due - now).total_seconds() if due else _MAX_DELAY
+    return max(_MIN_DELAY, min(seconds, _MAX_DELAY))
+
+
+def _renew_due(
+    session: _Session,
+    files: Sequence[Path],
+    key_file: Path | None,
+    expires_in: timedelta | None,
+    deploy_hook: Sequence[str] | None,
+    *,
+    dry_run: bool,
+) -> tuple[ExitStatus, datetime | None]:
+    """Renew the certificates that are due, and run the hook; return the exit status and the next due time."""
     renewed: list[str] = []
     failures: list[ExitStatus] = []
+    due: list[datetime] = []
     for path in dict.fromkeys(files):
         try:
             target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
             # A concurrent command waits, and then reads the new certificate.
             with locked_directory(target.parent):
                 certificate = _load_certificate(target)
-                is_early = not _is_due(certificate, expires_in, datetime.now(UTC))
-                if is_early and not _is_wanted_now(url, certificate):
-                    continue
-                key = _load_key(key_path, certificate)
-                if not new_key:
-                    _verify_not_revoked(certificate, revoked())
-                info = None if profile else _find_profile(certificate, profiles())
-                key = _create_key_like(key) if new_key else key
-                csr_pem = create_csr(
-                    key, certificate.subject, _extensions(certificate, info.extensions if info else ())
-                )
-                request = client.SignRequest(csr_pem, info.name if info else profile)
-                signed = client.sign(url, caller(), request)
-                certificates = parse_signed(signed, key)
-                _verify_replacement(certificates[0], certificate, may_end_earlier=is_early)
-                with atomic_files() as write:
-                    if new_key:  # a reader between the two renames sees a mismatch
-                        mode = stat.S_IMODE(key_path.stat().st_mode)
-                        data = keys.encode_private_key(key, options.read_new_secret(KEY_PASSPHRASE))
-                        write(key_path, data, mode)
-                    write(target, encoding.encode_pem(certificates).encode(), 0o644)
-            renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
-            end = encoding.format_timestamp(certificates[0].not_valid_after_utc)
-            echo(f"Renewed   {path}, valid until {end}{EARLY if is_early else ''}")
+                is_early = _due_time(certificate, expires_in) > datetime.now(UTC)
+                if is_early and not session.is_wanted_now(certificate):
+                    _report_not_due(path, certificate, _due_time(certificate, expires_in))
+                elif dry_run:
+                    session.dry_run(path, key_path, certificate)
+                else:
+                    certificate = session.renew(target, key_path, certificate, may_end_earlier=is_early)
+                    _report_renewed(path, certificate, EARLY if is_early else "")
+                    renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
+                due.append(_due_time(certificate, expires_in))
         except OSError as error:
             warn(f"certlet: {path}: {describe_os_error(error, path)}")
             failures.append(exit_status.of_error(error))
@@ -140,7 +181,103 @@ def renew(
             failures.append(exit_status.of_error(error))
     if renewed and deploy_hook and not _run_hook(deploy_hook, renewed):
         failures.append(ExitStatus.REFUSED)
-    return exit_status.of_all(failures)
+    return exit_status.of_all(failures), min(due, default=None)
+
+
+@dataclass
+class _Session:
+    """Requests to one service, which answers each question about itself once.
+
+    Args:
+        url: the service's.
+        credentials: loads the caller's.
+        profile: the profile to request; None for that of each certificate.
+        new_key: whether to create new keys.
+    """
+
+    url: str
+    credentials: Callable[[], client.Credentials]
+    profile: str | None
+    new_key: bool
+
+    @functools.cached_property
+    def _caller(self) -> client.Credentials:
+        return self.credentials()
+
+    @functools.cached_property
+    def _profiles(self) -> Sequence[client.ProfileInfo]:
+        return client.list_profiles(self.url, self._caller)
+
+    @functools.cached_property
+    def _revoked(self) -> frozenset[int]:
+        """The serial numbers on the CRL; without a CRL nothing is renewed, as with EST."""
+        crl = client.fetch_crl(self.url)
+        try:
+            return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(crl))
+        except Exception as error:  # the library has no common class for what malformed bytes raise
+            raise CommandError(f"{self.url}/ca.crl did not return a valid CRL") from error
+
+    def is_wanted_now(self, certificate: x509.Certificate) -> bool:
+        """Whether a random time in the window of ARI has passed (RFC 9773 4.2); False without ARI."""
+        identifier = certificate_reader.extension_value(certificate, x509.AuthorityKeyIdentifier)
+        if identifier is None or identifier.key_identifier is None or certificate.serial_number <= 0:
+            return False
+        certificate_id = CertificateId(identifier.key_identifier, certificate.serial_number).encode()
+        try:
+            start, end = client.fetch_renewal_window(self.url, certificate_id)
+        except client.ClientError:
+            return False
+        return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load  # nosec B311
+
+    def dry_run(self, path: Path, key_path: Path, certificate: x509.Certificate) -> None:
+        """Report the certificate that the service would issue; raises the errors of `renew`."""
+        result = client.dry_run(self.url, self._caller, self._create_request(key_path, certificate)[1])
+        facts = {"file": str(path), "renewed": False, "due": True, "profile": result.profile}
+        report(
+            facts | {"not_after": result.not_after, "notes": result.notes},
+            f"Due       {path}: would be valid until {result.not_after}, profile {result.profile}",
+        )
+
+    def renew(
+        self, path: Path, key_path: Path, certificate: x509.Certificate, *, may_end_earlier: bool
+    ) -> x509.Certificate:
+        """Replace a certificate, and its key if that is new; return the new certificate."""
+        key, request = self._create_request(key_path, certificate)
+        certificates = parse_signed(client.sign(self.url, self._caller, request), key)
+        _verify_replacement(certificates[0], certificate, may_end_earlier=may_end_earlier)
+        with atomic_files() as write:
+            if self.new_key:  # a reader between the two renames sees a mismatch
+                mode = stat.S_IMODE(key_path.stat().st_mode)
+                write(key_path, keys.encode_private_key(key, options.read_new_secret(KEY_PASSPHRASE)), mode)
+            write(path, encoding.encode_pem(certificates).encode(), 0o644)
+        return certificates[0]
+
+    def _create_request(
+        self, key_path: Path, certificate: x509.Certificate
+    ) -> tuple[CertificateIssuerPrivateKeyTypes, client.SignRequest]:
+        """Return the key and the request of a certificate's successor."""
+        key = _load_key(key_path, certificate)
+        if not self.new_key and certificate.serial_number in self._revoked:
+            raise CommandError("the certificate was revoked: create a new key with --new-key")
+        info = None if self.profile else _find_profile(certificate, self._profiles)
+        key = _create_key_like(key) if self.new_key else key
+        extensions = _extensions(certificate, info.extensions if info else ())
+        csr_pem = create_csr(key, certificate.subject, extensions)
+        return key, client.SignRequest(csr_pem, info.name if info else self.profile)
+
+
+def _report_not_due(path: Path, certificate: x509.Certificate, due: datetime) -> None:
+    end, start = (encoding.format_timestamp(time) for time in (certificate.not_valid_after_utc, due))
+    report(
+        {"file": str(path), "renewed": False, "due": False, "not_after": end, "renew_after": start},
+        f"Not due   {path}, valid until {end}: is renewed from {start} on",
+    )
+
+
+def _report_renewed(path: Path, certificate: x509.Certificate, note: str) -> None:
+    facts = {"file": str(path), "renewed": True, "early": bool(note)}
+    end = encoding.format_timestamp(certificate.not_valid_after_utc)
+    report(facts | inspection.certificate_facts(certificate), f"Renewed   {path}, valid until {end}{note}")
 
 
 def _target(path: Path) -> Path:
@@ -158,33 +295,12 @@ def _load_certificate(path: Path) -> x509.Certificate:
         raise CommandError(str(error)) from error
 
 
-def _is_due(certificate: x509.Certificate, expires_in: timedelta | None, now: datetime) -> bool:
+def _due_time(certificate: x509.Certificate, expires_in: timedelta | None) -> datetime:
+    """Return when to renew a certificate, UTC."""
     end = certificate.not_valid_after_utc
     if expires_in is None:
         expires_in = min(_DEFAULT_EXPIRES_IN, (end - certificate.not_valid_before_utc) / 3)
-    return end - now <= expires_in
-
-
-def _is_wanted_now(url: str, certificate: x509.Certificate) -> bool:
-    """Whether a random time in the window of ARI has passed (RFC 9773 4.2); False without ARI."""
-    identifier = certificate_reader.extension_value(certificate, x509.AuthorityKeyIdentifier)
-    if identifier is None or identifier.key_identifier is None or certificate.serial_number <= 0:
-        return False
-    certificate_id = CertificateId(identifier.key_identifier, certificate.serial_number).encode()
-    try:
-        start, end = client.fetch_renewal_window(url, certificate_id)
-    except client.ClientError:
-        return False
-    return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load  # nosec B311
-
-
-def _fetch_revoked(url: str) -> frozenset[int]:
-    """Fetch the serial numbers on the CRL; without a CRL nothing is renewed, as with EST."""
-    crl = client.fetch_crl(url)
-    try:
-        return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(crl))
-    except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise CommandError(f"{url}/ca.crl did not return a valid CRL") from error
+    return end - expires_in
 
 
 def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
@@ -194,12 +310,6 @@ def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPri
         hint = f"; an interrupted command left {', '.join(temporary)}" if temporary else ""
         raise CommandError(f"{path} does not match the certificate{hint}")
     return key
-
-
-def _verify_not_revoked(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
-    """Verify that the key may stay in use; CommandError if not."""
-    if certificate.serial_number in revoked:
-        raise CommandError("the certificate was revoked: create a new key with --new-key")
 
 
 def _verify_replacement(new: x509.Certificate, old: x509.Certificate, *, may_end_earlier: bool) -> None:

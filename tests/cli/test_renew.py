@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
 import stat
+import subprocess
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service import client
 from service.cli import renew
 from service.cli.terminal import CommandError
+from service.exit_status import ExitStatus
 from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
@@ -37,17 +40,110 @@ def create_certificate(directory: Path, *more: str, name: str = "a.example.com")
     return directory / f"{name}.crt"
 
 
+def create_session(url: str) -> renew._Session:
+    return renew._Session(url, lambda: client.Credentials("key"), None, new_key=False)
+
+
 def load_leaf(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
 def test_certificate_that_is_not_due_is_untouched(server: Server, tmp_path: Path) -> None:
-    """The status is 0 without output, hook or request."""
+    """The output says when it is due. The status is 0, without hook or request."""
+    path = create_certificate(tmp_path)
+    before, leaf = path.read_bytes(), load_leaf(path)
+    end = encoding.format_timestamp(leaf.not_valid_after_utc)
+    start = encoding.format_timestamp(leaf.not_valid_after_utc - timedelta(hours=12))
+    command = ("renew", path.name, "--expires-in", "12h", "--deploy-hook", "false")
+    env = {"CERTLET_URL": "http://127.0.0.1:9"}
+    run = certlet(*command, env=env)
+    line = f"Not due   a.example.com.crt, valid until {end}: is renewed from {start} on\n"
+    assert (run.returncode, run.stdout.decode(), run.stderr) == (0, line, b"")
+    facts = {"file": path.name, "renewed": False, "due": False, "not_after": end, "renew_after": start}
+    assert json.loads(certlet(*command, "--json", env=env).stdout) == facts
+    assert certlet(*command, "--quiet", env=env).stdout == b""
+    assert path.read_bytes() == before
+
+
+def test_dry_run_writes_nothing(server: Server, tmp_path: Path) -> None:
+    """It asks the service for the certificate that a renewal would return, and reports refusals."""
     path = create_certificate(tmp_path)
     before = path.read_bytes()
-    run = certlet("renew", path.name, "--deploy-hook", "false", env={"CERTLET_URL": "http://127.0.0.1:9"})
-    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    command = ("renew", path.name, "--expires-in", "100d", "--dry-run", "--deploy-hook", "false")
+    run = certlet(*command)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert re.fullmatch(
+        rb"Due       a.example.com.crt: would be valid until \S+Z, profile server\n", run.stdout
+    )
+    facts = json.loads(certlet(*command, "--json").stdout)
+    assert (facts["due"], facts["renewed"], facts["profile"]) == (True, False, "server")
+    refused = certlet(*command, "--profile", "none")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"is not one of: server, client, peer" in refused.stderr
     assert path.read_bytes() == before
+    together = certlet("renew", path.name, "--dry-run", "--daemon")
+    assert (together.returncode, b"not allowed with --dry-run" in together.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("due", "failures", "seconds"),
+    [
+        (timedelta(days=9), 0, 6 * 3600),
+        (timedelta(hours=2), 0, 2 * 3600),
+        (timedelta(seconds=2), 0, 60),
+        (timedelta(days=-1), 0, 60),
+        (None, 0, 6 * 3600),
+        (timedelta(days=9), 1, 60),
+        (None, 2, 120),
+        (None, 6, 1920),
+        (None, 7, 3600),
+        (None, 10_000, 3600),
+    ],
+)
+def test_daemon_waits_until_a_certificate_is_due(
+    due: timedelta | None, failures: int, seconds: float
+) -> None:
+    """It waits at most six hours, for ARI, and after a failure at most one."""
+    now = datetime.now(UTC)
+    assert renew._delay(now + due if due else None, failures, now) == seconds
+
+
+def test_daemon_renews_until_sigterm(server: Server, tmp_path: Path) -> None:
+    """It goes on after a failure, and SIGTERM ends it with the status 0."""
+    path = create_certificate(tmp_path)
+    serial_number = load_leaf(path).serial_number
+    command = [*servers.CERTLET, "renew", "none.crt", path.name, "--expires-in", "100d", "--daemon"]
+    environ = servers.environ(CERTLET_API_KEY=servers.API_KEY, CERTLET_URL=server.url)
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
+        assert daemon.stdout
+        assert daemon.stdout.readline().startswith(b"Renewed   a.example.com.crt, ")
+        with pytest.raises(subprocess.TimeoutExpired):
+            daemon.wait(0.5)
+        daemon.terminate()
+        assert daemon.communicate(timeout=20) == (b"", b"certlet: none.crt: No such file or directory\n")
+        assert daemon.returncode == 0
+    assert load_leaf(path).serial_number != serial_number
+
+
+def test_daemon_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay doubles with each failure in a row, and varies by a tenth, so that machines spread."""
+    delays: list[float] = []
+    statuses = iter([1, 3, 0, 5, 0])
+
+    class Event:
+        def set(self) -> None:
+            """SIGTERM does not arrive."""
+
+        def wait(self, seconds: float) -> bool:
+            delays.append(seconds)
+            return len(delays) == 5
+
+    monkeypatch.setattr(threading, "Event", Event)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert renew._run_daemon(lambda: (ExitStatus(next(statuses)), None)) == 0
+    for delay, expected in zip(delays, (60, 120, 21_600, 60, 21_600), strict=True):
+        assert 0.9 * expected <= delay <= 1.1 * expected
+        assert delay != expected
 
 
 @pytest.mark.parametrize("new_key", [False, True], ids=["same key", "new key"])
@@ -137,17 +233,18 @@ def test_fleet_is_renewed_early(ca_server: Server, tmp_path: Path, monkeypatch: 
     use_service(ca_server, monkeypatch)
     create_certificate(tmp_path, name="c.example.com")
     run = certlet("renew", *files, "c.example.com.crt")
-    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert (run.returncode, b"Renewed" in run.stdout, run.stderr) == (0, False, b"")
     renew_before = (datetime.now(UTC) - timedelta(hours=6)).isoformat()
     order = ("--renew-before", renew_before, "--renew-over", "PT1H", "--profiles", "short.yaml")
     with servers.certlet_server(tmp_path, "--ca", str(ca), *order) as server:
         use_service(server, monkeypatch)
         run = certlet("renew", *files, "c.example.com.crt")
         assert run.returncode == 0, run.stderr
-        lines = run.stdout.decode().splitlines()
+        *lines, last = run.stdout.decode().splitlines()
+        assert last.startswith("Not due   c.example.com.crt, ")
         assert [line.split()[1] for line in lines] == [f"{file}," for file in files]
         assert all(line.endswith(" (early: the service asked for it)") for line in lines)
-        assert certlet("renew", *files, "c.example.com.crt").stdout == b""
+        assert b"Renewed" not in certlet("renew", *files, "c.example.com.crt").stdout
     for file, old in zip(files, before, strict=True):
         new = load_leaf(tmp_path / file)
         assert new.serial_number != old.serial_number
@@ -164,9 +261,10 @@ def test_revoked_certificate_gets_a_new_key(tmp_path: Path, monkeypatch: pytest.
         assert certlet("revoke", "--yes", path.name, "--ca", "ca").returncode == 0
         run = certlet("renew", path.name, other.name, "--new-key")
         assert run.returncode == 0, run.stderr
-        assert run.stdout.count(b"\n") == 1
-        assert run.stdout.startswith(b"Renewed   a.example.com.crt, ")
-        assert certlet("renew", path.name, other.name, "--new-key").stdout == b""
+        assert re.findall(rb"^(\S.*?)  +(\S+),", run.stdout, re.MULTILINE) == [
+            (b"Renewed", b"a.example.com.crt"), (b"Not due", b"b.example.com.crt"),
+        ]  # fmt: skip
+        assert b"Renewed" not in certlet("renew", path.name, other.name, "--new-key").stdout
     assert load_leaf(path).serial_number != serial_number
     assert path.with_suffix(".key").read_bytes() != key
     assert other.read_bytes() == untouched
@@ -201,7 +299,7 @@ def test_random_time_in_the_window_decides(
 
     monkeypatch.setattr(random, "random", lambda: 0.5)
     with servers.http_server(Handler) as url:
-        assert renew._is_wanted_now(url, certificate) == is_wanted
+        assert create_session(url).is_wanted_now(certificate) == is_wanted
     assert paths == [f"/renewal-info/{certificate_id(certificate)}"]
 
 
@@ -219,7 +317,7 @@ def test_random_time_in_the_window_decides(
 def test_service_without_windows_changes_nothing(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, status: int | None, body: bytes
 ) -> None:
-    """A certificate that is not due stays, without output and within the time-out."""
+    """A certificate that is not due stays, without an error and within the time-out."""
     path = create_certificate(tmp_path)
     before, released = path.read_bytes(), threading.Event()
 
@@ -236,7 +334,7 @@ def test_service_without_windows_changes_nothing(
         run = certlet("renew", path.name, env={"CERTLET_URL": url})
         elapsed = time.monotonic() - start
         released.set()
-    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert (run.returncode, run.stdout[:7], run.stderr) == (0, b"Not due", b"")
     assert elapsed < 10
     assert path.read_bytes() == before
 
@@ -328,6 +426,6 @@ def test_crl_of_unknown_version_is_a_command_error(monkeypatch: pytest.MonkeyPat
     data = encoding.encode_der(crl)
     monkeypatch.setattr(client, "fetch_crl", lambda _: data.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
     with pytest.raises(CommandError, match=r"http://x/ca.crl did not return a valid CRL"):
-        renew._fetch_revoked("http://x")
+        _ = create_session("http://x")._revoked
     monkeypatch.setattr(client, "fetch_crl", lambda _: data)
-    assert not renew._fetch_revoked("http://x")
+    assert not create_session("http://x")._revoked
