@@ -187,12 +187,12 @@ def authority(
 
 
 def issue(
-    ca: Path, csr: bytes, age: timedelta = timedelta(), passphrase: bytes | None = None
+    ca: Path, csr: bytes, age: timedelta = timedelta(), passphrase: bytes | None = None, **change: Any
 ) -> x509.Certificate:
     """Issue a certificate by the CA in a directory, as its server did some time ago."""
     loaded_ca = keystore.load_ca(Settings(ca, ca_passphrase=passphrase))
     issuing = authority(now=datetime.now(UTC) - age, load_ca=lambda: loaded_ca)
-    return issuing.issue(issuance_request(csr)).certificate
+    return issuing.issue(issuance_request(csr, **change)).certificate
 
 
 def issuance_request(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequest:

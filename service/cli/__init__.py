@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "sign": ("sign", "Get certificates for certificate signing requests (CSRs)."),
     "renew": ("renew", "Renew certificates that expire soon."),
     "show": ("show", "Explain a CSR, certificate or chain, and list its errors."),
+    "verify": ("verify", "Verify a certificate and its chain."),
     "trust": ("trust", "Print the commands that add the root to trust stores."),
     "serve": ("serve", "Run the certificate authority on this machine."),
     "list": ("list_certificates", "List the certificates that have not expired."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -43,7 +44,12 @@ class Inspection:
     kind: str
     facts: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    members: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object of `certlet show --json`."""
+        return {"kind": self.kind, **self.members, "errors": self.problems, "notes": self.notes}
 
 
 def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None = None) -> Inspection:
@@ -66,7 +72,7 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         if content:
             break
     else:
-        return _inspection("File", (), *_details(violations))
+        return _inspection("File", (), {}, *_details(violations))
     unreadable = {violation.field for violation in violations}
     sans = [
         san
@@ -75,15 +81,20 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     ]
     public_key: Any = _try_or(lambda: load_der_public_key(content.subject_public_key_info), None)
     oids = [extension.oid for extension in content.extensions if extension.oid != _SAN]
-    facts = (
-        ("Subject", _subject(names.distinguished_name(content.subject))),
-        ("Names", ", ".join(map(names.describe, sans)) or "(none)"),
-        ("Key", _try_or(lambda: keys.describe_key(public_key), "")),
-        ("Requests", ", ".join(map(encoding.oid_name, oids))),
+    subject, texts = names.distinguished_name(content.subject), [names.describe(san) for san in sans]
+    key_type, requested = (
+        _try_or(lambda: keys.describe_key(public_key), ""),
+        list(map(encoding.oid_name, oids)),
     )
     return _inspection(
         "CSR",
-        facts,
+        (
+            ("Subject", _subject(subject)),
+            ("Names", ", ".join(texts) or "(none)"),
+            ("Key", key_type),
+            ("Requests", ", ".join(requested)),
+        ),
+        {"subject": subject.rfc4514_string(), "names": texts, "key_type": key_type, "extensions": requested},
         *_details(violations),
         *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
         "" if key is None or key == public_key else _KEY_MISMATCH,
@@ -116,7 +127,10 @@ def _details(violations: Sequence[IssuanceError]) -> list[str]:
 
 
 def inspect_chain(
-    certificates: Sequence[x509.Certificate], now: datetime, key: CertificatePublicKeyTypes | None = None
+    certificates: Sequence[x509.Certificate],
+    now: datetime,
+    key: CertificatePublicKeyTypes | None = None,
+    host: str = "",
 ) -> list[Inspection]:
     """Inspect a chain, in which each certificate is issued by the next (RFC 8446 4.4.2), or a bundle of CAs.
 
@@ -125,6 +139,7 @@ def inspect_chain(
             certificate, they are a bundle, in any order.
         now: the time, UTC.
         key: a public key that must be the first certificate's.
+        host: a DNS name or IP address that the first certificate must be for; '' if it is not known.
 
     Returns:
         The facts, errors and notes of each certificate.
@@ -134,10 +149,12 @@ def inspect_chain(
         _inspection(
             _kind(certificate),
             _facts(certificate, now),
+            certificate_facts(certificate) | {"key_type": _key(certificate)},
             *certificate_reader.malformed_fields(certificate),
             _date_problem(certificate, now),
             _signature_problem(certificate),
             "" if index else _key_mismatch(certificate, key),
+            name_problem(certificate, host) if host and not index else "",
             _issuer_problem(certificates, index),
             _identifier_problem(certificates, index),
             notes=[] if is_bundle else [_chain_note(certificates, index)],
@@ -147,11 +164,28 @@ def inspect_chain(
 
 
 def _inspection(
-    kind: str, facts: Sequence[tuple[str, str]], *problems: str, notes: Sequence[str] = ()
+    kind: str,
+    facts: Sequence[tuple[str, str]],
+    members: Mapping[str, object],
+    *problems: str,
+    notes: Sequence[str] = (),
 ) -> Inspection:
     """Create an inspection without empty texts."""
     facts = tuple(fact for fact in facts if fact[1])
-    return Inspection(kind, facts, tuple(filter(None, problems)), tuple(filter(None, notes)))
+    return Inspection(kind, facts, tuple(filter(None, problems)), tuple(filter(None, notes)), members)
+
+
+def name_problem(certificate: x509.Certificate, host: str) -> str:
+    """Return why a certificate is not for a DNS name or IP address (RFC 9525 6.3); '' if it is."""
+    sans = list(_value(certificate, x509.SubjectAlternativeName) or ())
+    matching: dict[type[x509.GeneralName], set[str]]
+    try:
+        matching = {x509.IPAddress: {str(ipaddress.ip_address(host))}}
+    except ValueError:
+        matching = {x509.DNSName: {host.lower(), f"*.{host.lower().partition('.')[2]}"}}
+    if any(str(san.value).lower() in matching.get(type(san), ()) for san in sans):
+        return ""
+    return f"is not for {host}: its names are {', '.join(map(names.describe, sans)) or '(none)'}"
 
 
 def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:

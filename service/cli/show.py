@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service import hardening
-from service.cli import inspection, options
+from service.cli import inspection, options, tls_peer
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import Command, CommandError, echo
+from service.cli.terminal import Command, CommandError, json_option, report
 from service.pki import certificate_reader, encoding, input_formats, pem
 from service.pki.errors import describe_error
 
@@ -36,37 +36,65 @@ _DER_LABELS: Final = {
 
 
 @click.command(cls=Command, epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
-@click.argument("file", type=options.FILE)
+@click.argument("file", type=click.Path(readable=False))
 @click.option(
     "--key-file",
     type=options.FILE,
     help=f"Check that this private key matches; ${KEY_PASSPHRASE} decrypts it.",
 )
-def show(*, file: Path, key_file: Path | None) -> int:
+@json_option
+def show(*, file: str, key_file: Path | None) -> int:
     """Explain a CSR, certificate or chain, and list its errors.
 
-    FILE is PEM, DER, base64 or PKCS#7; - is stdin. certlet sign --dry-run
-    also finds the errors of a CSR that depend on the profile.
+    FILE is PEM, DER, base64 or PKCS#7; - is stdin. It may also be the address of a TLS server: HOST:PORT or
+    https://HOST. certlet sign --dry-run finds the errors of a CSR that depend on the profile, too. certlet
+    verify says whether a chain is trusted.
 
-    Exit status: 0 if there is no error; 1 if there is one, or FILE cannot be read.
+    Exit status: 0 if there is no error; 1 if there is one, or FILE cannot be read; 2 if the arguments are
+    invalid; 4 without permission; 5 if the server cannot be reached.
     """
     hardening.disable_core_dumps_and_ptrace()
+    address = None if file == "-" or Path(file).exists() else tls_peer.parse_address(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `inspection` reports the same
         key = options.load_private_key(key_file).public_key() if key_file else None
-        inspections = _inspect(file, key)
+        if address:
+            chain = tls_peer.fetch_chain(address)
+            inspections = inspection.inspect_chain(chain, datetime.now(UTC), key, address.host)
+        else:
+            inspections = _inspect(Path(file), key)
     for number, inspected in enumerate(inspections, 1):
-        if number > 1:
-            echo("")
-        echo(f"{inspected.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
-        problems = [("Error", text) for text in inspected.problems]
-        notes = [("Note", text) for text in inspected.notes]
-        for label, text in (*inspected.facts, *problems, *notes):
-            echo(f"  {label:<9} {text}")
+        report(inspected.to_json(), *_describe(inspected, number, len(inspections)))
     return int(any(inspected.problems for inspected in inspections))
 
 
+def _describe(inspected: Inspection, number: int, count: int) -> Iterator[str]:
+    if number > 1:
+        yield ""
+    yield f"{inspected.kind}{f' {number} of {count}' if count > 1 else ''}"
+    problems = [("Error", text) for text in inspected.problems]
+    notes = [("Note", text) for text in inspected.notes]
+    for label, text in (*inspected.facts, *problems, *notes):
+        yield f"  {label:<9} {text}"
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Read the certificates in a file (`-`: stdin), in its order; CommandError if there is none."""
+    certificates = _read(path, None)[1]
+    if not certificates:
+        raise CommandError(f"{path} contains no certificate")
+    return certificates
+
+
 def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspection]:
+    inspections, certificates = _read(path, key)
+    return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
+
+
+def _read(
+    path: Path, key: CertificatePublicKeyTypes | None
+) -> tuple[list[Inspection], list[x509.Certificate]]:
+    """Read the CSRs and the certificates in a file; a file with neither counts as a malformed CSR."""
     with click.open_file(str(path), "rb") as file:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
@@ -97,7 +125,7 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
         inspections.append(inspection.inspect_csr(b"", data))
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} contains more than {_MAX_CERTIFICATES} certificates")
-    return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
+    return inspections, certificates
 
 
 def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.cli import batch, inspection
-from service.pki import input_formats, keys, pem
+from service.pki import encoding, input_formats, keys, pem
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, input_forms, servers
 from tests.adversarial import request_strategies
@@ -370,3 +371,29 @@ def test_mutated_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
             b"certlet: b is not a PEM private key\n",
             b"certlet: b contains a key that cannot sign certificates\n",
         )
+
+
+def test_json_has_an_object_for_each_item(tmp_path: Path) -> None:
+    """The members are those of `certlet list --json`, with the errors and the notes."""
+    (tmp_path / "my.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com", ["dns:a.example.com"])))
+    csr = json.loads(certlet("show", "my.csr", "--json").stdout)
+    assert csr == {
+        "kind": "CSR",
+        "subject": "CN=a.example.com",
+        "names": ["dns:a.example.com"],
+        "key_type": "P-256",
+        "extensions": [],
+        "errors": [],
+        "notes": [],
+    }
+    expired = leaf(start=NOW - timedelta(days=9), end=NOW - timedelta(days=3))
+    (tmp_path / "my.crt").write_text(encoding.encode_pem([expired, ca()]))
+    run = certlet("show", "my.crt", "--json")
+    first, second = map(json.loads, run.stdout.splitlines())
+    assert (run.returncode, first["kind"], second["kind"]) == (1, "Certificate", "CA")
+    assert first["fingerprint_sha256"] == encoding.fingerprint(expired)
+    assert first["names"] == ["dns:a.example.com"]
+    assert first["errors"][0].startswith("expired ")
+    (tmp_path / "junk").write_text("junk")
+    assert json.loads(certlet("show", "junk", "--json").stdout)["kind"] == "File"
+    assert certlet("show", "my.crt", "--quiet").stdout == b""

@@ -1,0 +1,135 @@
+"""`certlet verify`: verify a chain as TLS clients and servers do."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import crypto
+
+from service.cli import inspection, options, tls_peer
+from service.cli.show import read_certificates
+from service.cli.terminal import Command, CommandError, json_option, report
+from service.pki import encoding
+from service.pki.certificate_reader import extension_value
+
+_PURPOSES: Final = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+_ANY: Final = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+
+# The errors of OpenSSL (x509_vfy.h) -> what to do.
+_ISSUER: Final = (
+    "its issuer is not trusted: pass the root as --root, or add what is missing in the chain to FILE"
+)
+_UNTRUSTED_ROOT: Final = "pass the root as --root, if you trust it"
+_CLOCK: Final = "the time here is {now}"
+_REMEDIES: Final = {
+    2: _ISSUER,
+    20: _ISSUER,
+    18: _UNTRUSTED_ROOT,
+    19: _UNTRUSTED_ROOT,
+    10: f"renew it; {_CLOCK}",
+    9: f"check the clock; {_CLOCK}",
+}
+
+
+@click.command(cls=Command, epilog="Example: certlet verify www.example.com.crt --host www.example.com")
+@click.argument("file", type=click.Path(readable=False))
+@click.option(
+    "--root",
+    type=options.FILE,
+    show_default="$SSL_CERT_FILE, or the roots of the system",
+    help="Trust the root certificates in this PEM file, and no others.",
+)
+@click.option(
+    "--host",
+    metavar="HOST",
+    type=options.parse_host,
+    show_default="that of the address, if FILE is one",
+    help="Verify that the certificate is for this DNS name or IP address.",
+)
+@click.option(
+    "--purpose",
+    type=click.Choice(list(_PURPOSES)),
+    default="server",
+    help="Verify that the certificate may be used by a TLS server, or by a TLS client.",
+)
+@json_option
+def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> None:
+    """Verify a certificate and its chain.
+
+    FILE is a file with the certificate and its chain (-: stdin), or the address of a TLS server: HOST:PORT
+    or https://HOST. Signatures, dates, constraints, host and purpose are verified; revocation is not.
+
+    Exit status: 0 if the chain is valid; 1 if it is not, with the reason; 2 if the arguments are invalid; 4
+    without permission; 5 if the server cannot be reached.
+    """
+    address = None if file == "-" or Path(file).exists() else tls_peer.parse_address(file)
+    certificates = tls_peer.fetch_chain(address) if address else read_certificates(Path(file))
+    if not certificates:
+        raise CommandError(f"{file} contains no certificate")
+    leaf, host = certificates[0], host or (address.host if address else None)
+    reason, path = _verify_path(certificates, _load_roots(root))
+    reason = (
+        reason or _purpose_problem(path, purpose) or (inspection.name_problem(leaf, host) if host else "")
+    )
+    facts = {"file": file, "host": host, "purpose": purpose, "valid": not reason, "reason": reason or None}
+    end = encoding.format_timestamp(min(certificate.not_valid_after_utc for certificate in path or [leaf]))
+    target = f"{file} for {host}" if host else file
+    lines = [] if reason else [f"Valid     {target}, as a TLS {purpose}, until {end}"]
+    lines += [f"Issuer    {certificate.subject.rfc4514_string()}" for certificate in path[1:] if not reason]
+    report(facts | {"not_after": end}, *lines)
+    if reason:
+        raise CommandError(f"{file}: {reason}")
+
+
+def _load_roots(path: Path | None) -> crypto.X509Store:
+    """Load the trusted roots of a file, or else those of `SSL_CERT_FILE` or the system."""
+    store = crypto.X509Store()
+    store.set_flags(crypto.X509StoreFlags.X509_STRICT)
+    if path:
+        for certificate in read_certificates(path):
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+        return store
+    paths = ssl.get_default_verify_paths()  # of the variables, too
+    try:
+        store.load_locations(paths.cafile, paths.capath)
+    except (crypto.Error, TypeError) as error:
+        file = os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile
+        raise CommandError(f"{file} contains no root certificates: pass --root FILE") from error
+    return store
+
+
+def _verify_path(
+    certificates: Sequence[x509.Certificate], roots: crypto.X509Store
+) -> tuple[str, list[x509.Certificate]]:
+    """Return why OpenSSL refuses a chain, or '' and the path up to the root (RFC 5280 6)."""
+    leaf, *others = map(crypto.X509.from_cryptography, certificates)
+    context = crypto.X509StoreContext(roots, leaf, others)
+    try:
+        return "", [item.to_cryptography() for item in context.get_verified_chain()]
+    except crypto.X509StoreContextError as error:
+        code, text, now = error.errors[0], str(error), encoding.format_timestamp(datetime.now(UTC))
+        remedy = f": {_REMEDIES[code].format(now=now)}" if code in _REMEDIES else ""
+        return f"{_name(error.certificate.to_cryptography())}{text}{remedy}", []
+
+
+def _purpose_problem(path: Sequence[x509.Certificate], purpose: str) -> str:
+    """Return why a certificate, or a CA above it, may not be used for a purpose (RFC 5280 4.2.1.12)."""
+    for certificate in path:
+        usage = extension_value(certificate, x509.ExtendedKeyUsage)
+        if usage and not {_PURPOSES[purpose], _ANY} & set(usage):
+            return f"{_name(certificate)}its extendedKeyUsage permits no TLS {purpose}s"
+    return ""
+
+
+def _name(certificate: x509.Certificate) -> str:
+    """Return a prefix for an error; the file names a certificate with an empty subject."""
+    name = certificate.subject.rfc4514_string()
+    return f"{name}: " if name else ""

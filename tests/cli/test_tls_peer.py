@@ -1,0 +1,143 @@
+"""Addresses of TLS servers, and the chains that they send."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.cli import tls_peer
+from service.cli.tls_peer import Address
+from service.exit_status import ExitStatus
+from service.keystore import ca_directory
+from service.pki import encoding
+from service.pki.keys import encode_private_key
+from tests import csrs, factories, servers
+from tests.cli import certlet
+
+NAMES: list[str | None] = []  # that clients sent (RFC 6066 3)
+
+
+class Handler(servers.QuietHandler):
+    def respond(self) -> None:
+        self.reply(200, b"{}")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a CA, the chain `localhost.crt` and the key `localhost.key`."""
+    directory = tmp_path_factory.mktemp("chain")
+    assert certlet("init", "ca", cwd=directory).returncode == 0
+    csr = csrs.encode_pem(csrs.build("localhost", ["dns:localhost"]))
+    leaf = factories.issue(directory / "ca", csr, timedelta(hours=1))
+    _, (root,) = ca_directory.load_chain(directory / "ca")
+    signing, _ = ca_directory.load_chain(directory / "ca")
+    (directory / "localhost.crt").write_text(encoding.encode_pem([leaf, signing]))
+    (directory / "root.crt").write_text(encoding.encode_pem([root]))
+    (directory / "localhost.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def address(chain: Path) -> Iterator[Address]:
+    """The address of a TLS server with that chain."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain / "localhost.crt", chain / "localhost.key")
+    context.sni_callback = lambda _, name, __: NAMES.append(name)
+    with servers.http_server(Handler, context) as url:
+        yield Address("localhost", int(url.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("https://ca.example.com", ("ca.example.com", 443)),
+        ("HTTPS://ca.example.com:8443/sign", ("ca.example.com", 8443)),
+        ("ca.example.com:443", ("ca.example.com", 443)),
+        ("[::1]:8443", ("::1", 8443)),
+        ("https://[::1]", ("::1", 443)),
+        ("192.0.2.1:443", ("192.0.2.1", 443)),
+        ("bücher.example:443", ("xn--bcher-kva.example", 443)),
+        ("ca.example.com", None),
+        ("www.crt", None),
+        ("http://ca.example.com", None),
+        ("ca.example.com:99999", None),
+        ("ca.example.com:", None),
+        ("https://", None),
+        ("https://[::1", None),
+        ("C:\\www.crt", None),
+        ("a b:443", None),
+        (f"{'ü' * 64}.example:443", None),
+    ],
+)
+def test_address_has_a_port_or_is_a_url(text: str, address: tuple[str, int] | None) -> None:
+    """Other texts are names of files."""
+    assert tls_peer.parse_address(text) == address
+
+
+def test_address_is_printed_as_in_a_url() -> None:
+    """An IPv6 address has brackets."""
+    assert [str(Address("a", 1)), str(Address("::1", 443))] == ["a:1", "[::1]:443"]
+
+
+def test_chain_of_a_server_is_shown(chain: Path, address: Address) -> None:
+    """`certlet show` explains what the server sends, and says if it is for another host."""
+    fetched = tls_peer.fetch_chain(address)
+    assert encoding.encode_pem(fetched) == (chain / "localhost.crt").read_text()
+    assert NAMES[-1] == "localhost"
+    shown = certlet("show", f"https://localhost:{address.port}/sign")
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"Certificate 1 of 2" in shown.stdout
+    other = certlet("show", f"127.0.0.1:{address.port}")
+    assert (other.returncode, NAMES[-1]) == (1, None)
+    assert b"Error     is not for 127.0.0.1: its names are dns:localhost" in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("plain", "the server does not use TLS: try http://{}"),
+        ("closed", "the server closed the connection during the handshake"),
+        ("silent", "no answer within 1 seconds"),
+        ("absent", "connection refused: check the host and the port"),
+        ("too old", "the TLS handshake failed: "),
+    ],
+)
+def test_unreachable_server_has_its_reason(
+    monkeypatch: pytest.MonkeyPatch, behaviour: str, reason: str
+) -> None:
+    """The exit status is 5."""
+    monkeypatch.setattr(tls_peer, "_TIMEOUT", 1.0)
+    answers = {
+        "plain": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        "closed": b"",
+        "too old": b"\x15\x03\x01\0\x02\x02\x46",
+    }
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer() -> None:
+            stream, _ = listener.accept()
+            with stream:
+                stream.recv(4096)
+                stream.sendall(answers[behaviour])
+
+        thread = threading.Thread(target=answer)
+        if behaviour in answers:
+            thread.start()
+        elif behaviour == "absent":
+            listener.close()
+        start = time.monotonic()
+        run = certlet("show", target)
+        assert time.monotonic() - start < 10
+        if behaviour in answers:
+            thread.join()
+    assert (run.returncode, run.stdout) == (ExitStatus.UNREACHABLE, b"")
+    assert run.stderr.decode().startswith(f"certlet: {target}: {reason.format(target)}")
+    assert run.stderr.count(b"\n") == 1

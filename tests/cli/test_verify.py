@@ -1,0 +1,116 @@
+"""`certlet verify`: the chain, the host and the purpose, compared with OpenSSL's own command."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.pki import encoding
+from service.pki.keys import encode_private_key
+from tests import csrs, factories, servers
+from tests.cli import certlet
+from tests.cli.test_tls_peer import address, chain
+
+__all__ = ["address", "chain"]  # fixtures
+
+
+def openssl_accepts(file: Path, root: Path, *arguments: str) -> bool:
+    command = ("openssl", "verify", "-x509_strict", "-CAfile", str(root), "-untrusted", str(file), *arguments)
+    return servers.run(*command, str(file), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "openssl", "reason"),
+    [
+        ((), ("-purpose", "sslserver"), ""),
+        (("--host", "localhost"), ("-verify_hostname", "localhost"), ""),
+        (("--host", "LOCALHOST"), ("-verify_hostname", "LOCALHOST"), ""),
+        (("--host", "a.localhost"), ("-verify_hostname", "a.localhost"), "is not for a.localhost: "),
+        (("--host", "127.0.0.1"), ("-verify_ip", "127.0.0.1"), "is not for 127.0.0.1: "),
+        (("--purpose", "client"), ("-purpose", "sslclient"), "permits no TLS clients"),
+    ],
+)
+def test_chain_is_valid_as_openssl_says(
+    chain: Path, arguments: tuple[str, ...], openssl: tuple[str, ...], reason: str
+) -> None:
+    """The exit status is 0, or 1 with the reason."""
+    file, root = chain / "localhost.crt", chain / "root.crt"
+    run = certlet("verify", file, "--root", root, *arguments)
+    assert openssl_accepts(file, root, *openssl) == (not reason)
+    assert run.returncode == int(bool(reason))
+    assert reason in run.stderr.decode()
+    assert run.stdout.startswith(b"Valid     ") == (not reason)
+    facts = json.loads(certlet("verify", file, "--root", root, *arguments, "--json").stdout)
+    assert (facts["valid"], reason in str(facts["reason"])) == (
+        not reason,
+        bool(reason) or facts["reason"] is None,
+    )
+
+
+def test_untrusted_or_incomplete_chain_is_refused(chain: Path, tmp_path: Path) -> None:
+    """Another root, a missing intermediate and a root that is not passed have their reasons."""
+    assert certlet("init", "other", cwd=tmp_path).returncode == 0
+    file, root = chain / "localhost.crt", chain / "root.crt"
+    leaf = tmp_path / "leaf.crt"
+    leaf.write_text(file.read_text().partition("-----BEGIN CERTIFICATE-----\n")[2].partition("-----BEGIN")[0])
+    leaf.write_text("-----BEGIN CERTIFICATE-----\n" + leaf.read_text())
+    for arguments in (
+        (file, "--root", tmp_path / "other" / "root-ca.crt"),
+        (leaf, "--root", root),
+        (file,),
+    ):
+        run = certlet("verify", *arguments, env={"SSL_CERT_FILE": str(tmp_path / "other" / "root-ca.crt")})
+        assert (run.returncode, run.stdout) == (1, b"")
+        assert b"unable to get local issuer certificate: its issuer is not trusted" in run.stderr
+    assert certlet("verify", file, env={"SSL_CERT_FILE": str(root)}).returncode == 0
+    whole = tmp_path / "whole.crt"
+    whole.write_text(file.read_text() + root.read_text())
+    run = certlet("verify", whole, env={"SSL_CERT_FILE": str(tmp_path / "other" / "root-ca.crt")})
+    assert b"self-signed certificate in certificate chain: pass the root as --root" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"),
+    [
+        (timedelta(hours=12), "certificate has expired: renew it; the time here is 20"),
+        (timedelta(hours=-9), ": check the clock; the time here is 20"),
+    ],
+)
+def test_date_is_verified(chain: Path, tmp_path: Path, age: timedelta, reason: str) -> None:
+    """The reason has the time of this machine, since its clock may be wrong."""
+    leaf = factories.issue(chain / "ca", csrs.encode_pem(csrs.build()), age, validity="PT1H")
+    signing = (chain / "ca" / "signing-ca.crt").read_text()
+    (tmp_path / "leaf.crt").write_text(encoding.encode_pem([leaf]) + signing)
+    run = certlet("verify", "leaf.crt", "--root", chain / "root.crt", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert reason in run.stderr.decode()
+
+
+def test_server_is_verified(chain: Path, address: tuple[str, int]) -> None:
+    """The host is that of the address, and the root that of --root."""
+    host, port = address
+    run = certlet("verify", f"{host}:{port}", "--root", chain / "root.crt")
+    assert run.stdout.startswith(f"Valid     {host}:{port} for {host}, as a TLS server, until ".encode())
+    assert (run.returncode, run.stdout.count(b"\nIssuer    CN=Certlet ")) == (0, 2)
+    other = certlet("verify", f"127.0.0.1:{port}", "--root", chain / "root.crt")
+    assert (other.returncode, b"is not for 127.0.0.1" in other.stderr) == (1, True)
+    assert (
+        certlet("verify", f"127.0.0.1:{port}", "--root", chain / "root.crt", "--host", host).returncode == 0
+    )
+
+
+def test_file_without_certificates_is_an_error(tmp_path: Path) -> None:
+    """So is a file of roots without one."""
+    (tmp_path / "my.key").write_bytes(encode_private_key(csrs.private_key()))
+    (tmp_path / "my.csr").write_bytes(csrs.encode_pem(csrs.build()))
+    (tmp_path / "empty").touch()
+    for arguments, message in (
+        (("my.csr",), b"certlet: my.csr contains no certificate\n"),
+        (("empty",), b"certlet: empty contains no certificate\n"),
+        (("none",), b"certlet: none: No such file or directory\n"),
+    ):
+        run = certlet("verify", *arguments, cwd=tmp_path)
+        assert (run.returncode, run.stdout, run.stderr) == (1, b"", message)
