@@ -59,6 +59,14 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True)
+class Service:
+    """A service: its base URL, which includes the stage, and a root to trust besides the system's (PEM)."""
+
+    url: str
+    root_pem: str = ""
+
+
+@dataclass(frozen=True)
 class Credentials:
     """What identifies the caller: an API key, or else a token (RFC 6750)."""
 
@@ -143,14 +151,14 @@ class DryRun:
     notes: tuple[str, ...]
 
 
-def sign(url: str, credentials: Credentials, request: SignRequest) -> Signed:
+def sign(service: Service, credentials: Credentials, request: SignRequest) -> Signed:
     """Get a certificate for a CSR.
 
     If a response is lost, the request is repeated at most twice with the same Idempotency-Key, so that the
     service can return the same certificate.
 
     Args:
-        url: the service's base URL, which includes the stage.
+        service: the service.
         credentials: the caller's.
         request: the CSR and the options of the certificate.
 
@@ -162,29 +170,34 @@ def sign(url: str, credentials: Credentials, request: SignRequest) -> Signed:
     """
     body = {"text": False, **request.to_json()}
     return _call(
-        url, "/sign", credentials, lambda data: _parse_signed(json.loads(data)), body, retries=_MAX_RETRIES
+        service,
+        "/sign",
+        credentials,
+        lambda data: _parse_signed(json.loads(data)),
+        body,
+        retries=_MAX_RETRIES,
     )
 
 
 def sign_batch(
-    url: str, credentials: Credentials, requests: Sequence[SignRequest]
+    service: Service, credentials: Credentials, requests: Sequence[SignRequest]
 ) -> list[Signed | SignFailure]:
     """Get certificates for at most 500 CSRs, in a body of at most `MAX_BATCH_BYTES`; like `sign`."""
     body = {"requests": [request.to_json() for request in requests]}
-    results = _call(url, "/sign/batch", credentials, _parse_batch, body, retries=_MAX_RETRIES)
+    results = _call(service, "/sign/batch", credentials, _parse_batch, body, retries=_MAX_RETRIES)
     if len(results) != len(requests):
-        raise ClientError(f"{url} returned {len(results)} results for {len(requests)} requests")
+        raise ClientError(f"{service.url} returned {len(results)} results for {len(requests)} requests")
     return results
 
 
-def dry_run(url: str, credentials: Credentials, request: SignRequest) -> DryRun:
+def dry_run(service: Service, credentials: Credentials, request: SignRequest) -> DryRun:
     """Get a description of the certificate that `sign` would return; raises the same errors."""
-    return _call(url, "/sign?dry_run=true", credentials, _parse_dry_run, request.to_json())
+    return _call(service, "/sign?dry_run=true", credentials, _parse_dry_run, request.to_json())
 
 
-def list_profiles(url: str, credentials: Credentials) -> list[ProfileInfo]:
+def list_profiles(service: Service, credentials: Credentials) -> list[ProfileInfo]:
     """Get the profiles that the caller may use."""
-    return _call(url, "/profiles/mine", credentials, _parse_profiles)
+    return _call(service, "/profiles/mine", credentials, _parse_profiles)
 
 
 def fetch_id_token(url: str, token: str, audience: str) -> str:
@@ -199,39 +212,39 @@ def fetch_id_token(url: str, token: str, audience: str) -> str:
         ClientError: GitHub refuses the request, or cannot be reached.
     """
     path = f"&audience={urllib.parse.quote(audience, safe='')}"
-    return _call(url, path, Credentials(token=token), lambda data: str(json.loads(data)["value"]))
+    return _call(Service(url), path, Credentials(token=token), lambda data: str(json.loads(data)["value"]))
 
 
-def fetch_renewal_window(url: str, certificate_id: str) -> tuple[datetime, datetime]:
+def fetch_renewal_window(service: Service, certificate_id: str) -> tuple[datetime, datetime]:
     """Fetch the time in which to renew a certificate: its start, and its end after it.
 
     Args:
-        url: the service's base URL, which includes the stage.
+        service: the service.
         certificate_id: the certificate's identifier (RFC 9773 4.1).
 
     Raises:
         ClientError: the service does not know it, or cannot be reached within a few seconds.
     """
     path = f"/renewal-info/{certificate_id}"
-    return _call(url, path, None, _parse_renewal_window, timeout=_RENEWAL_INFO_TIMEOUT)
+    return _call(service, path, None, _parse_renewal_window, timeout=_RENEWAL_INFO_TIMEOUT)
 
 
-def fetch_crl(url: str) -> bytes:
+def fetch_crl(service: Service) -> bytes:
     """Fetch the CA's CRL (DER)."""
-    return _call(url, "/ca.crl", None, bytes)
+    return _call(service, "/ca.crl", None, bytes)
 
 
-def fetch_root(url: str) -> bytes:
+def fetch_root(service: Service) -> bytes:
     """Fetch the root certificate (DER) without authentication of the server.
 
     TLS is not verified, since the server's certificate may be issued under this root. The caller must verify
     the root's fingerprint.
     """
-    return _call(url, "/root.crt", None, bytes, is_verified=False)
+    return _call(service, "/root.crt", None, bytes, is_verified=False)
 
 
 def _call(  # noqa: PLR0913 - each is a property of an operation
-    url: str,
+    service: Service,
     path: str,
     credentials: Credentials | None,
     parse: Callable[[bytes], _T],
@@ -242,13 +255,14 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     timeout: float | None = None,
 ) -> _T:
     """Send a request and parse the response; every failure is a ClientError."""
+    url = service.url
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
     headers = {"Connection": "close", **(credentials.to_headers() if credentials else {})}
     if retries:
         headers["Idempotency-Key"] = str(_uuid7())
     try:
-        with _create_pool(url, is_verified=is_verified) as pool, warnings.catch_warnings():
+        with _create_pool(service, is_verified=is_verified) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)  # intended in `fetch_root`
             response, data = _send(pool, url.rstrip("/") + path, headers, body, retries, timeout or _TIMEOUT)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -267,13 +281,15 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     )
 
 
-def _create_pool(url: str, *, is_verified: bool) -> PoolManager:
+def _create_pool(service: Service, *, is_verified: bool) -> PoolManager:
     """Create connections to the service, through the proxy that the environment configures, if any."""
-    context = ssl.create_default_context() if url.startswith("https:") else None
+    context = ssl.create_default_context() if service.url.startswith("https:") else None
     if context and not is_verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    target = urllib.parse.urlsplit(url)
+    if context and service.root_pem:
+        context.load_verify_locations(cadata=service.root_pem)
+    target = urllib.parse.urlsplit(service.url)
     proxy = urllib.request.getproxies().get(target.scheme)
     if not proxy or urllib.request.proxy_bypass(target.netloc):
         return PoolManager(ssl_context=context)
@@ -317,7 +333,8 @@ def _describe_failure(error: BaseException, url: str) -> str:
         error = causes[0]
     match error:
         case ssl.SSLCertVerificationError():
-            return f"{error.verify_message} (set $SSL_CERT_FILE to the root certificate: see certlet trust)"
+            hint = "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"
+            return f"{error.verify_message} ({hint})"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
             return f"the server does not use TLS: try {url.replace('https', 'http', 1)}"
         case http.client.RemoteDisconnected() if url.startswith("http:"):

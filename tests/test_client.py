@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pytest
 
 from service import client
-from service.client import ClientError, Credentials, SignRequest
+from service.client import ClientError, Credentials, Service, SignRequest
 from tests import csrs, servers
 
 Response: TypeAlias = tuple[int, dict[str, str], bytes]
@@ -74,7 +74,7 @@ def test_lost_response_is_retried_with_the_same_idempotency_key(
 ) -> None:
     """A request that may have been signed is sent up to three times."""
     with scripted_server(*script) as (url, received):
-        assert client.sign(url, KEY, SignRequest("csr")).crt_pem == PEM
+        assert client.sign(Service(url), KEY, SignRequest("csr")).crt_pem == PEM
     assert len(received) == requests
     assert len({headers["idempotency-key"] for _, headers in received}) == 1
 
@@ -105,7 +105,7 @@ def test_failure_is_reported_after_the_expected_number_of_attempts(
     """The client does not follow redirects, decompress bodies, read large bodies or wait for long delays."""
     monkeypatch.setattr(client, "_MAX_RESPONSE", 4096)
     with scripted_server(*[response] * requests) as (url, _), pytest.raises(ClientError) as raised:
-        client.sign(url, KEY, SignRequest("csr"))
+        client.sign(Service(url), KEY, SignRequest("csr"))
     assert message in str(raised.value)
     assert raised.value.exit_status == exit_status
 
@@ -115,7 +115,7 @@ def test_request_without_idempotency_key_is_not_retried() -> None:
     with scripted_server((502, {}, b""), BUSY) as (url, received):
         for message in ("502", "429"):
             with pytest.raises(ClientError, match=message):
-                client.list_profiles(url, KEY)
+                client.list_profiles(Service(url), KEY)
     assert ["idempotency-key" in headers for _, headers in received] == [False, False]
 
 
@@ -125,7 +125,7 @@ def test_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         with pytest.raises(ClientError, match="timed out"):
-            client.sign(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY, SignRequest("csr"))
+            client.sign(Service(f"http://127.0.0.1:{listener.getsockname()[1]}"), KEY, SignRequest("csr"))
         listener.accept()[0].close()
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -135,9 +135,9 @@ def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     """The request goes to $http_proxy, with its credentials, except for hosts in $no_proxy."""
     with scripted_server(OK) as (proxy, proxy_requests), scripted_server(OK) as (url, received):
         monkeypatch.setenv("http_proxy", proxy.replace("//", "//anna:p%40ss@"))
-        client.sign("http://certlet.example", KEY, SignRequest("csr"))
+        client.sign(Service("http://certlet.example"), KEY, SignRequest("csr"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        client.sign(url, KEY, SignRequest("csr"))
+        client.sign(Service(url), KEY, SignRequest("csr"))
     ((path, headers),) = proxy_requests
     assert (path, headers["proxy-authorization"]) == ("http://certlet.example/sign", "Basic YW5uYTpwQHNz")
     assert [path for path, _ in received] == ["/sign"]
@@ -157,4 +157,4 @@ def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> 
 def test_malformed_url_or_api_key_is_refused(url: str, key: str, message: str) -> None:
     """A malformed URL or API key is refused before a connection is opened."""
     with pytest.raises(ClientError, match=message):
-        client.sign(url, Credentials(key), SignRequest("csr"))
+        client.sign(Service(url), Credentials(key), SignRequest("csr"))

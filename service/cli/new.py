@@ -115,7 +115,7 @@ def new(
     p12: Path | None,
     p12_legacy: bool,
     force: bool,
-    url: str,
+    service: client.Service,
     credentials: Callable[[], client.Credentials],
     **members: str | None,
 ) -> None:
@@ -148,7 +148,7 @@ def new(
     with atomic_write.locked_directory(path.parent), atomic_write.atomic_files(overwrite=force) as write:
         # Write the key before signing: the disk may be full. A certificate without its key would be lost.
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
-        signed = client.sign(url, caller, request)
+        signed = client.sign(service, caller, request)
         certificates = parse_signed(signed, key)
         write(path, encoding.encode_pem(certificates).encode(), 0o644)
         if p12:

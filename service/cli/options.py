@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # slow to import, and most commands need neither
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 URL: Final = "CERTLET_URL"
+CONTEXT: Final = "CERTLET_CONTEXT"
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 FILE_SUFFIX: Final = "_FILE"  # of the variables that name a file with a passphrase
@@ -148,8 +149,16 @@ url_option: Final = click.option(
     metavar="URL",
     envvar=URL,
     show_envvar=True,
-    default=DEFAULT_URL,
+    show_default=f"that of certlet login, or {DEFAULT_URL}",
     help="Use the service at this URL, which includes the stage.",
+)
+_context_option: Final = click.option(
+    "--context",
+    metavar="NAME",
+    envvar=CONTEXT,
+    show_envvar=True,
+    show_default="the current one",
+    help="Use the service and the API key of this context of certlet login.",
 )
 
 
@@ -227,15 +236,17 @@ force_option: Final = click.option("--force", is_flag=True, help="Overwrite exis
 
 
 def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--url`, and the options for credentials.
+    """Add `--url`, `--context`, and the options for credentials.
 
-    The command gets `credentials`, a function that returns the caller's, or raises `CommandError`.
+    The command gets `service`, and `credentials`, a function that returns the caller's or raises
+    `CommandError`.
     """
 
     @functools.wraps(command)
     def wrapper(
         *,
-        url: str,
+        url: str | None,
+        context: str | None,
         api_key: str | None,
         oidc: bool,
         token_file: Path | None,
@@ -243,20 +254,44 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **others: Any,  # noqa: ANN401 - of any command
     ) -> Any:  # noqa: ANN401 - of any command
         forbid_together("--api-key", "--oidc", "--token-file")
+        forbid_together("--url", "--context")
         if audience and not oidc:
             raise click.UsageError("--audience requires --oidc")
+        service, stored_key = find_service(url, context)
 
         def credentials() -> client.Credentials:
             from service import client  # noqa: PLC0415 - slow to import
             from service.cli import id_token  # noqa: PLC0415 - imports the client
 
             if oidc or token_file:
-                return id_token.load_credentials(url, token_file, audience or url)
-            return client.Credentials(require_api_key(api_key))
+                return id_token.load_credentials(service.url, token_file, audience or service.url)
+            return client.Credentials(require_api_key(api_key or stored_key))
 
-        return command(url=url, credentials=credentials, **others)
+        return command(service=service, credentials=credentials, **others)
 
-    return url_option(api_key_option(_oidc_option(_token_file_option(_audience_option(wrapper)))))
+    decorators = (
+        _audience_option,
+        _token_file_option,
+        _oidc_option,
+        api_key_option,
+        _context_option,
+        url_option,
+    )
+    return functools.reduce(lambda decorated, decorate: decorate(decorated), decorators, wrapper)
+
+
+def find_service(url: str | None, context: str | None = None) -> tuple[client.Service, str]:
+    """Find a service, and the API key for it that `certlet login` stored; '' if it stored none.
+
+    Args:
+        url: the service's URL; None for that of the context.
+        context: the name of a context; None for the current one.
+    """
+    from service import client  # noqa: PLC0415 - slow to import
+    from service.cli import contexts  # noqa: PLC0415 - imports the client
+
+    found = contexts.load().find(context, url)
+    return (found.service, found.api_key) if found else (client.Service(url or DEFAULT_URL), "")
 
 
 def profile_option(default: str) -> Callable[[_Command], _Command]:
@@ -282,7 +317,8 @@ def require_api_key(api_key: str | None) -> str:
     """Return the API key; CommandError if it is not set."""
     if not api_key:
         raise CommandError(
-            f"no API key: set ${API_KEY} or pass --api-key (certlet api-key add NAME creates a key)"
+            f"no API key: run certlet login URL, set ${API_KEY} or pass --api-key (the operator creates one "
+            "with certlet api-key add NAME)"
         )
     return api_key
 

@@ -189,13 +189,13 @@ class _Session:
     """Requests to one service, which answers each question about itself once.
 
     Args:
-        url: the service's.
+        service: the service.
         credentials: loads the caller's.
         profile: the profile to request; None for that of each certificate.
         new_key: whether to create new keys.
     """
 
-    url: str
+    service: client.Service
     credentials: Callable[[], client.Credentials]
     profile: str | None
     new_key: bool
@@ -206,16 +206,16 @@ class _Session:
 
     @functools.cached_property
     def _profiles(self) -> Sequence[client.ProfileInfo]:
-        return client.list_profiles(self.url, self._caller)
+        return client.list_profiles(self.service, self._caller)
 
     @functools.cached_property
     def _revoked(self) -> frozenset[int]:
         """The serial numbers on the CRL; without a CRL nothing is renewed, as with EST."""
-        crl = client.fetch_crl(self.url)
+        crl = client.fetch_crl(self.service)
         try:
             return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(crl))
         except Exception as error:  # the library has no common class for what malformed bytes raise
-            raise CommandError(f"{self.url}/ca.crl did not return a valid CRL") from error
+            raise CommandError(f"{self.service.url}/ca.crl did not return a valid CRL") from error
 
     def is_wanted_now(self, certificate: x509.Certificate) -> bool:
         """Whether a random time in the window of ARI has passed (RFC 9773 4.2); False without ARI."""
@@ -224,14 +224,14 @@ class _Session:
             return False
         certificate_id = CertificateId(identifier.key_identifier, certificate.serial_number).encode()
         try:
-            start, end = client.fetch_renewal_window(self.url, certificate_id)
+            start, end = client.fetch_renewal_window(self.service, certificate_id)
         except client.ClientError:
             return False
         return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load  # nosec B311
 
     def dry_run(self, path: Path, key_path: Path, certificate: x509.Certificate) -> None:
         """Report the certificate that the service would issue; raises the errors of `renew`."""
-        result = client.dry_run(self.url, self._caller, self._create_request(key_path, certificate)[1])
+        result = client.dry_run(self.service, self._caller, self._create_request(key_path, certificate)[1])
         facts = {"file": str(path), "renewed": False, "due": True, "profile": result.profile}
         report(
             facts | {"not_after": result.not_after, "notes": result.notes},
@@ -243,7 +243,7 @@ class _Session:
     ) -> x509.Certificate:
         """Replace a certificate, and its key if that is new; return the new certificate."""
         key, request = self._create_request(key_path, certificate)
-        certificates = parse_signed(client.sign(self.url, self._caller, request), key)
+        certificates = parse_signed(client.sign(self.service, self._caller, request), key)
         _verify_replacement(certificates[0], certificate, may_end_earlier=may_end_earlier)
         with atomic_files() as write:
             if self.new_key:  # a reader between the two renames sees a mismatch

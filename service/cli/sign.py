@@ -40,7 +40,7 @@ from service.pki import input_formats
 def sign(
     *,
     files: tuple[Path, ...],
-    url: str,
+    service: client.Service,
     credentials: Callable[[], client.Credentials],
     dry_run: bool,
     out: Path | None,
@@ -60,16 +60,16 @@ def sign(
     if dry_run:
         if out or output_dir:
             raise click.UsageError("--dry-run writes no file: omit --out and --output-dir")
-        return _dry_run(files, functools.partial(client.dry_run, url, caller), request)
+        return _dry_run(files, functools.partial(client.dry_run, service, caller), request)
     if output_dir or len(files) > 1:
         if out:
             raise click.UsageError("--out accepts only one CSR: use --output-dir for several")
-        signer = batch.BatchSigner(request, functools.partial(client.sign_batch, url, caller), output_dir)
+        signer = batch.BatchSigner(request, functools.partial(client.sign_batch, service, caller), output_dir)
         return _sign_batch(files, signer, overwrite=force)
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
-    signed = client.sign(url, caller, replace(request, csr=batch.read_request(path)))
+    signed = client.sign(service, caller, replace(request, csr=batch.read_request(path)))
     for text in signed.notes:
         note(text)
     facts = {"not_after": signed.not_after, "notes": signed.notes}

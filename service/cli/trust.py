@@ -44,7 +44,7 @@ _COMMANDS: Final = (
 )
 
 
-def _parse_fingerprint(text: str) -> str:
+def parse_fingerprint(text: str) -> str:
     """Parse a SHA-256 in hexadecimal, with or without colons, as `encoding.fingerprint` writes it."""
     digest = text.replace(":", "").lower()
     if not re.fullmatch("[0-9a-f]{64}", digest):
@@ -56,17 +56,19 @@ def _parse_fingerprint(text: str) -> str:
 @click.option("--ca", type=options.DIRECTORY, help="Read the root from this CA directory, not from --url.")
 @click.option(
     "--sha256",
-    type=_parse_fingerprint,
+    type=parse_fingerprint,
     metavar="FINGERPRINT",
     help="Require this fingerprint of the root. Get it from your CA administrator.",
 )
 @options.url_option
-def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
+def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
     """Print the commands that add the root to trust stores.
 
     They are for Debian, Fedora, macOS, Windows, Java, Node.js, Python and curl.
     """
-    root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else _fetch_root(url)
+    service, _ = options.find_service(url)
+    url = service.url
+    root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else fetch_root(service)
     digest = encoding.fingerprint(root)
     if sha256 not in (None, digest):
         raise CommandError(f"the root has another fingerprint: {digest}")
@@ -94,15 +96,15 @@ def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
         echo("  " + command.replace("NAME", name))
 
 
-def _fetch_root(url: str) -> x509.Certificate:
+def fetch_root(service: client.Service) -> x509.Certificate:
     """Fetch the root certificate; CommandError if it is not a self-signed CA certificate."""
-    data = client.fetch_root(url)
+    data = client.fetch_root(service)
     try:
         root = certificate_reader.parse_der(data)
         root.verify_directly_issued_by(root)
         is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise CommandError(f"{url}/root.crt is not a root certificate") from error
+        raise CommandError(f"{service.url}/root.crt is not a root certificate") from error
     if not is_ca:
-        raise CommandError(f"{url}/root.crt is not a CA certificate")
+        raise CommandError(f"{service.url}/root.crt is not a CA certificate")
     return root

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from service import cli
-from tests.servers import API_KEY, HttpService
+from tests import servers
+from tests.servers import API_KEY, CERTLET, HttpService
 
 
 def certlet(
@@ -32,6 +35,19 @@ def certlet(
         sys.stdout.flush()
         sys.stderr.flush()
         return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+
+def type_at_terminal(text: bytes, *arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process with a terminal as stdin, at which someone types this."""
+    terminal, inside = pty.openpty()
+    try:
+        os.write(terminal, text)
+        return subprocess.run(
+            [*CERTLET, *arguments], env=servers.environ(**environ), stdin=inside, capture_output=True, check=False
+        )  # fmt: skip
+    finally:
+        os.close(inside)
+        os.close(terminal)
 
 
 def use_service(site: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:

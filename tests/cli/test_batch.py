@@ -216,7 +216,9 @@ def test_retry_after_of_the_usage_plan_is_honoured(tmp_path: Path) -> None:
     request = SignRequest(csrs.encode_pem(csrs.build()).decode())
     with servers.certlet_server(tmp_path) as limited:
         for _ in range(30):
-            assert isinstance(client.sign_batch(limited.url, Credentials(API_KEY), [request])[0], Signed)
+            assert isinstance(
+                client.sign_batch(client.Service(limited.url), Credentials(API_KEY), [request])[0], Signed
+            )
         assert '"status":429' in limited.read_log()
 
 

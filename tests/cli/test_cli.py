@@ -49,7 +49,7 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "no CA in /dev/null/ca: pass another directory as --ca"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
-        (("sign", "-"), 1, "no API key: set $CERTLET_API_KEY or pass --api-key"),
+        (("sign", "-"), 1, "no API key: run certlet login URL, set $CERTLET_API_KEY or pass"),
         (("sign", "-", "--validity", "30"), 2, "12h, 30d or 4w"),
         (("sign", "-", "--validity", "P1Y"), 2, "PT12H or P30D"),
         (("sign", "-", "--not-after", "tomorrow"), 2, "2030-12-31T23:59:59Z"),

@@ -41,7 +41,7 @@ def create_certificate(directory: Path, *more: str, name: str = "a.example.com")
 
 
 def create_session(url: str) -> renew._Session:
-    return renew._Session(url, lambda: client.Credentials("key"), None, new_key=False)
+    return renew._Session(client.Service(url), lambda: client.Credentials("key"), None, new_key=False)
 
 
 def load_leaf(path: Path) -> x509.Certificate:

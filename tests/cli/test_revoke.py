@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,8 @@ from cryptography import x509
 from service.keystore import revocation_file
 from service.pki import encoding
 from tests import csrs, servers
-from tests.cli import certlet
-from tests.servers import API_KEY, CERTLET
+from tests.cli import certlet, type_at_terminal
+from tests.servers import API_KEY
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +41,11 @@ def load_result(directory: Path) -> Any:
     return json.loads((directory / "audit.log").read_text().splitlines()[-1])
 
 
-def answer(directory: Path, text: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `certlet revoke` with a terminal as stdin, at which someone types this."""
-    terminal, inside = pty.openpty()
-    try:
-        os.write(terminal, text)
-        command = [*CERTLET, "revoke", *arguments]
-        return subprocess.run(command, cwd=directory, env=servers.environ(), stdin=inside, capture_output=True, check=False)  # fmt: skip
-    finally:
-        os.close(inside)
-        os.close(terminal)
-
-
 @pytest.mark.parametrize(("text", "status"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1)])
 def test_certificate_is_shown_before_the_question(site: Path, text: bytes, status: int) -> None:
     """Names, time, caller, profile and end are those of the audit log; only yes revokes."""
     result = load_result(site)
-    run = answer(site, text, result["serial_number"], "--audit-log", "audit.log")
+    run = type_at_terminal(text, "revoke", result["serial_number"], "--audit-log", "audit.log")
     assert run.returncode == status
     assert run.stdout.decode().splitlines()[:4] == [
         f"Serial    {result['serial_number']}",

@@ -162,7 +162,9 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
         assert sign(plain)[1].endswith(f": try {secure.url}\n")
         status, message = sign(secure.url)
         assert status == 5
-        assert message.endswith(" (set $SSL_CERT_FILE to the root certificate: see certlet trust)\n")
+        assert message.endswith(
+            " (certlet login trusts the root of a service; or set $SSL_CERT_FILE to it)\n"
+        )
         assert sign(secure.url, SSL_CERT_FILE=str(tmp_path / "ca" / "root-ca.crt"))[0] == 0
 
 
