@@ -33,7 +33,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("policy")
     assert not certlet("init", "ca", cwd=path).returncode
     for name, key in (("ci", CI), ("default", API_KEY)):
-        result = certlet("api-key", "add", name, "--ca", "ca", cwd=path, env={"CERTLET_API_KEY": key})
+        result = certlet(
+            "api-key", "add", name, "--from-env", "--ca", "ca", cwd=path, env={"CERTLET_API_KEY": key}
+        )
         assert not result.returncode
     return path
 

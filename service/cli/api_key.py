@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -65,24 +66,33 @@ def api_key() -> None:
     help="Refuse the key from this time on: 12h, 90d or 4w from now, or 2030-12-31 or 2030-12-31T12:00:00Z. "
     "A date begins at 00:00 UTC.",
 )
+@click.option("--from-env", is_flag=True, help=f"Register the key in ${API_KEY} instead of creating one.")
+@click.option(
+    "--from-stdin", is_flag=True, help="Register the key on stdin, one line, instead of creating one."
+)
 @options.ca_option
-def add(*, name: str, expires: datetime | None, ca: Path) -> None:
+def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool, ca: Path) -> None:
     """Create an API key for NAME and print it once.
 
-    If NAME has a key, both keys are valid, until one expires or is removed. If $CERTLET_API_KEY is set, that
-    key is added instead, and is not printed.
+    If NAME has a key, both keys are valid, until one expires or is removed.
     """
-    existing = os.environ.get(API_KEY)
-    value = existing or api_keys.generate_key()
+    options.forbid_together("--from-env", "--from-stdin")
+    key_file, value = _key_file(ca), ""
+    if from_env:
+        value = os.environ.get(API_KEY, "")
+    elif from_stdin:
+        value = sys.stdin.read(api_keys.MAX_KEY_LENGTH + 2).removesuffix("\n")
+    if (from_env or from_stdin) and not value:
+        raise CommandError(f"${API_KEY} is not set" if from_env else "there is no key on stdin")
+    created = value or api_keys.generate_key()
     try:
-        *others, _ = _key_file(ca).add(name, value, datetime.now(UTC), expires)
+        *others, _ = key_file.add(name, created, datetime.now(UTC), expires)
     except api_keys.KeyFileError as error:
-        hint = f" (the key is from ${API_KEY}: unset it to create a new key)" if existing else ""
-        raise CommandError(f"{error}{hint}") from error
-    if existing:
-        note(f"added the key in ${API_KEY}")
+        raise CommandError(str(error)) from error
+    if value:
+        note(f"added the key {f'in ${API_KEY}' if from_env else 'on stdin'}")
     else:
-        click.echo(value)
+        click.echo(created)
     if others:
         ids = ", ".join(key.key_id for key in others)
         count = len(others) + 1

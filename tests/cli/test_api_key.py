@@ -165,7 +165,8 @@ def test_malformed_api_key_is_refused(tmp_path: Path, value: str) -> None:
     assert certlet("init", ".").returncode == 0
     env = {"CERTLET_API_KEY": value}
     for run in (
-        certlet("api-key", "add", "x", "--ca", ".", env=env),
+        certlet("api-key", "add", "x", "--from-env", "--ca", ".", env=env),
+        certlet("api-key", "add", "x", "--from-stdin", "--ca", ".", stdin=value.encode()),
         servers.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env),
     ):
         assert run.returncode == 1
@@ -173,16 +174,25 @@ def test_malformed_api_key_is_refused(tmp_path: Path, value: str) -> None:
         assert value.encode() not in run.stderr
 
 
-def test_api_key_from_the_environment_has_one_name() -> None:
-    """`api-key add` adds $CERTLET_API_KEY if set, prints a note, and refuses a second name for it."""
+def test_existing_api_key_is_registered_on_request() -> None:
+    """--from-env and --from-stdin register a key, and refuse a second name for it; a client's key is not."""
     assert certlet("init", ".").returncode == 0
     env = {"CERTLET_API_KEY": API_KEY}
-    added = certlet("api-key", "add", "a", "--ca", ".", env=env)
+    added = certlet("api-key", "add", "a", "--from-env", "--ca", ".", env=env)
     assert (added.returncode, added.stdout) == (0, b"")
     assert added.stderr == b"note: added the key in $CERTLET_API_KEY\n"
-    again = certlet("api-key", "add", "b", "--ca", ".", env=env)
+    again = certlet("api-key", "add", "b", "--from-stdin", "--ca", ".", stdin=API_KEY.encode() + b"\n")
     assert (again.returncode, again.stdout) == (1, b"")
     assert b"this key is already registered as 'a'" in again.stderr
-    assert b"unset it" in again.stderr
-    another = certlet("api-key", "add", "b", "--ca", ".")
+    another = certlet("api-key", "add", "b", "--ca", ".", env=env)
     assert (another.returncode, another.stderr) == (0, b"")
+    assert another.stdout.decode().strip() not in ("", API_KEY)
+    piped = certlet("api-key", "add", "c", "--from-stdin", "--ca", ".", stdin=b"x" * 40 + b"\n")
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, b"", b"note: added the key on stdin\n")
+    for option, status, message in (
+        (("--from-env",), 1, b"certlet: $CERTLET_API_KEY is not set\n"),
+        (("--from-stdin",), 1, b"certlet: there is no key on stdin\n"),
+        (("--from-env", "--from-stdin"), 2, b"--from-stdin is not allowed with --from-env"),
+    ):
+        run = certlet("api-key", "add", "d", *option, "--ca", ".")
+        assert (run.returncode, run.stdout, message in run.stderr) == (status, b"", True)

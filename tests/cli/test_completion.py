@@ -37,7 +37,10 @@ def completions(*arguments: str) -> set[str]:
         (["new", "--p12", ""], {"file"}),
         (["new", "mine"], set()),
         (["api-key", ""], {"add", "list", "remove"}),
-        (["api-key", "add", "-"], {"-h", "--help", "-q", "--quiet", "--ca", "--expires"}),
+        (
+            ["api-key", "add", "-"],
+            {"-h", "--help", "-q", "--quiet", "--ca", "--expires", "--from-env", "--from-stdin"},
+        ),
         (["api-key", "list", "--j"], {"--json"}),
         (["api-key", "--ca"], set()),
         (["acme", ""], {"add", "list", "rekey", "remove"}),

@@ -34,11 +34,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("site")
     certlet("init", "ca", "--url", "http://ca.example.com", cwd=directory).check_returncode()
     certlet(
-        "api-key", "add", "ops", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": API_KEY}
+        "api-key", "add", "ops", "--from-env", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": API_KEY}
     ).check_returncode()
     other = "other-key-0123456789-0123456789-0123456789"
     certlet(
-        "api-key", "add", "ci", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": other}
+        "api-key", "add", "ci", "--from-env", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": other}
     ).check_returncode()
     for arguments, environ in (["--audit-log", "audit.log"], {}), ([], {"CERTLET_METRICS": "Certlet"}):
         with servers.certlet_server(directory, *arguments, env=environ) as server:

@@ -24,7 +24,7 @@ def original_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("site")
     assert certlet("init", "ca", cwd=directory).returncode == 0
     env = {"CERTLET_API_KEY": API_KEY}
-    assert certlet("api-key", "add", "ops", cwd=directory, env=env).returncode == 0
+    assert certlet("api-key", "add", "ops", "--from-env", cwd=directory, env=env).returncode == 0
     with servers.certlet_server(directory, "--audit-log", "audit.log", env={}) as server:
         csr = csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])).decode()
         (directory / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
