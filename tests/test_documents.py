@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
 from deploy import reference
 from service import audit
+from service.cli import terminal
 from tests import servers
 from tests.cli import certlet
 from tests.servers import ROOT, Server
@@ -285,7 +285,10 @@ def test_every_page_marker_is_generated() -> None:
     """Each generated part is on exactly one page, and each marker names a part that is not empty."""
     markers = [name for text in DOCUMENTS.values() for name in reference.MARKER.findall(text)]
     assert sorted(markers) == sorted(reference.PARTS)
-    assert {type(context.command) for _, context in reference.commands()} <= {click.Command, click.Group}
+    assert {type(context.command) for _, context in reference.commands()} <= {
+        terminal.Command,
+        terminal.Group,
+    }
     for name in markers:
         assert reference.PARTS[name]().strip(), name
 

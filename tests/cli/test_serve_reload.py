@@ -103,7 +103,8 @@ def sign(server: Server, key: str) -> Response:
 
 def api_key(server: Server, *arguments: str, value: str = "") -> None:
     """Add or remove an API key."""
-    change_ca(server, "api-key", *arguments, "--ca", "ca", env={"CERTLET_API_KEY": value} if value else {})
+    more = ("--from-env",) if value else ()
+    change_ca(server, "api-key", *arguments, *more, "--ca", "ca", env={"CERTLET_API_KEY": value or None})
 
 
 def change_ca(server: Server, *arguments: str, env: dict[str, str | None] | None = None) -> None:
@@ -252,8 +253,13 @@ def test_closed_terminal_stops_the_server(tmp_path: Path) -> None:
     command = (*terminal, *servers.SERVE, "--port", "0", "--ephemeral")
     with servers.certlet_server(tmp_path, command=command) as server:
         os.close(slave)
-        server.process.send_signal(signal.SIGHUP)
-        servers.wait_until(lambda: len(server.pids("worker")) == 2)
+
+        def is_reloading() -> bool:
+            if len(server.pids("worker")) == 1:
+                server.process.send_signal(signal.SIGHUP)
+            return len(server.pids("worker")) == 2
+
+        servers.wait_until(is_reloading)
         pids = servers.descendant_pids(server.process.pid)
         os.close(master)
         assert server.process.wait(40) == 0
