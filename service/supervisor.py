@@ -278,7 +278,8 @@ class Supervisor:
         """
         control, control_end = socket.socketpair()
         generation = self._add_generation(setup)
-        # Signals wait until they can be handled. Threads inherit the mask: only the main thread gets them.
+        # All threads block the signals, and one takes them. A handler would run late if its signal came just
+        # before the main thread waits for a message.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         ends = [control_end, self._gateway_commands, *(workers.gateway_end for workers in generation.groups)]
         gateway = _spawn("service.gateway.server", ends, [], generation.public, listeners)
@@ -288,8 +289,10 @@ class Supervisor:
         threading.Thread(target=self._reload_forever, args=(reload,), daemon=True).start()
         if self._notifier.watchdog:
             threading.Thread(target=self._watch, daemon=True).start()
-        self._handle_signals(gateway)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+        for number in _SIGNALS:  # those that are ignored would be lost
+            signal.signal(number, signal.SIG_DFL)
+        threading.Thread(target=self._take_signals, args=(gateway, ends_with_terminal), daemon=True).start()
         try:
             with control, contextlib.suppress(ConnectionError):
                 control.sendall(setup.configuration.encode())
@@ -309,29 +312,22 @@ class Supervisor:
             gateway.wait()
             for number in _SIGNALS:  # there is no process to forward it to
                 signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _add_generation(self, setup: Setup) -> _Generation:
         generation = _Generation(self._handler, setup)
         self._generations.append(generation)
         return generation
 
-    def _handle_signals(self, gateway: subprocess.Popen[bytes]) -> None:
+    def _take_signals(self, gateway: subprocess.Popen[bytes], ends_with_terminal: bool) -> None:  # noqa: FBT001 - of a thread
         """Forward SIGTERM and SIGINT to the gateway. SIGHUP reloads, unless the terminal was closed."""
-        ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
-
-        def stop(number: int, _frame: object) -> None:
-            gateway.send_signal(number)
-            self._notifier.stopping()
-
-        def on_hangup(_number: int, frame: object) -> None:
-            if ends_with_terminal and not _has_terminal():
-                stop(signal.SIGTERM, frame)
-            else:
+        while not self._stopping.is_set():
+            number = signal.sigwait(_SIGNALS)
+            if number == signal.SIGHUP and not (ends_with_terminal and not _has_terminal()):
                 self._requests.put(None)
-
-        for number in _STOP:
-            signal.signal(number, stop)
-        signal.signal(signal.SIGHUP, on_hangup)
+            else:
+                gateway.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+                self._notifier.stopping()
 
     def _serve_gateway(self, control: socket.socket, key_file: KeyFile, announce: Callable[[], None]) -> None:
         """Handle the messages of the gateway until it closes the socket."""

@@ -9,7 +9,6 @@ import shlex
 import signal
 import stat
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +37,7 @@ RENEWED: Final = "CERTLET_RENEWED"
 EARLY: Final = " (early: the service asked for it)"
 
 _DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _MIN_DELAY: Final = 60.0  # seconds
 _MAX_RETRY_DELAY: Final = 3600.0  # seconds
 _MAX_DELAY: Final = 21_600.0  # seconds: the Retry-After of renewal information
@@ -120,14 +120,19 @@ def renew(
 
 def _run_daemon(renew_due: Callable[[], tuple[ExitStatus, datetime | None]]) -> int:
     """Renew until SIGTERM or SIGINT, which do not interrupt a renewal; return the exit status."""
-    stopped, failures = threading.Event(), 0
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    while True:
+    numbers: list[int] = []  # of the signals that arrived
+    failures = 0
+    for number in _STOP:
+        signal.signal(number, lambda number, _: numbers.append(number))
+    while not numbers:
         status, due = renew_due()
         failures = failures + 1 if status else 0
-        if stopped.wait(_delay(due, failures, datetime.now(UTC)) * random.uniform(0.9, 1.1)):  # noqa: S311 - spreads the load  # nosec B311
-            return ExitStatus.DONE
+        delay = _delay(due, failures, datetime.now(UTC)) * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the load  # nosec B311
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # one that arrives now ends the wait
+        if numbers or signal.sigtimedwait(_STOP, delay):
+            break
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+    return ExitStatus.DONE
 
 
 def _delay(due: datetime | None, failures: int, now: datetime) -> float:

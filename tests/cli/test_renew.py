@@ -130,15 +130,12 @@ def test_daemon_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     delays: list[float] = []
     statuses = iter([1, 3, 0, 5, 0])
 
-    class Event:
-        def set(self) -> None:
-            """SIGTERM does not arrive."""
+    def sigtimedwait(_: object, seconds: float) -> bool:
+        delays.append(seconds)
+        return len(delays) == 5
 
-        def wait(self, seconds: float) -> bool:
-            delays.append(seconds)
-            return len(delays) == 5
-
-    monkeypatch.setattr(threading, "Event", Event)
+    monkeypatch.setattr(signal, "sigtimedwait", sigtimedwait)
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert renew._run_daemon(lambda: (ExitStatus(next(statuses)), None)) == 0
     for delay, expected in zip(delays, (60, 120, 21_600, 60, 21_600), strict=True):

@@ -88,6 +88,7 @@ def test_address_is_printed_as_in_a_url() -> None:
 
 def test_chain_of_a_server_is_shown(chain: Path, address: Address) -> None:
     """`certlet show` explains what the server sends, and says if it is for another host."""
+    NAMES.clear()
     fetched = tls_peer.fetch_chain(address)
     assert encoding.encode_pem(fetched) == (chain / "localhost.crt").read_text()
     shown = certlet("show", f"https://localhost:{address.port}/sign")
