@@ -14,7 +14,8 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -28,6 +29,7 @@ from service.pki.errors import escape_controls
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _RENEWAL_INFO_TIMEOUT: Final = 5.0  # seconds to connect, and between octets: it is only advice
+_DATE_TIMEOUT: Final = 5.0  # seconds, as above
 _MAX_RETRIES: Final = 2
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the service may have signed
 _BUSY: Final = (
@@ -229,6 +231,23 @@ def fetch_renewal_window(service: Service, certificate_id: str) -> tuple[datetim
     return _call(service, path, None, _parse_renewal_window, timeout=_RENEWAL_INFO_TIMEOUT)
 
 
+def fetch_date(service: Service, path: str) -> datetime:
+    """Fetch the time of a server, UTC, from the header Date of any response (RFC 9110 6.6.1).
+
+    TLS is not verified, since a wrong clock may be the reason why it would fail.
+
+    Raises:
+        ClientError: the server cannot be reached, or its responses have no time.
+    """
+    try:
+        with _create_pool(service, is_verified=False) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)
+            response, _ = _send(pool, service.url + path, {}, None, 0, _DATE_TIMEOUT)
+        return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        raise _describe_error(error, service.url) from error
+
+
 def fetch_crl(service: Service) -> bytes:
     """Fetch the CA's CRL (DER)."""
     return _call(service, "/ca.crl", None, bytes)
@@ -268,8 +287,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
-        raise ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status) from error
+        raise _describe_error(error, url) from error
     try:
         problem = _format_problem(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -279,6 +297,11 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
         problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""),
         _EXIT_STATUSES.get(response.status, ExitStatus.REFUSED),
     )
+
+
+def _describe_error(error: Exception, url: str) -> ClientError:
+    status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
+    return ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status)
 
 
 def _create_pool(service: Service, *, is_verified: bool) -> PoolManager:

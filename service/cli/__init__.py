@@ -46,6 +46,7 @@ _COMMANDS: Final = {
     "rotate-serial-key": ("ca", "Add a new key for serial numbers."),
     "sign-ca-status": ("ca", "Sign the OCSP responses about the signing CA again."),
     "openapi": ("print_openapi", "Print the OpenAPI document."),
+    "doctor": ("doctor", "Find what is wrong with this machine, a CA and a service."),
     "check": ("check", "Check the certificate profiles."),
     "completion": ("completion", "Print a completion script for a shell."),
 }

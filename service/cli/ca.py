@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service import hardening, keystore
-from service.cli import options
+from service.cli import inspection, options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import Command, CommandError, echo, echo_lines, warn
+from service.cli.terminal import Command, CommandError, echo, json_option, report, warn
 from service.gateway import api_keys
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
@@ -60,6 +60,7 @@ NO_KEY: Final = "none"
     "http://ca.example.com",
 )
 @options.kms_option
+@json_option
 def init(
     *,
     directory: Path,
@@ -89,9 +90,19 @@ def init(
         ca_directory.save_hierarchy(directory, created, passphrase, carried)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    echo(f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
-    echo("it is not needed to issue certificates.")
-    echo_lines(_backup_list(directory, kms, is_encrypted=passphrase is not None))
+    report(
+        _facts(directory),
+        f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:",
+        "it is not needed to issue certificates.",
+        *_backup_list(directory, kms, is_encrypted=passphrase is not None),
+    )
+
+
+def _facts(directory: Path) -> dict[str, object]:
+    """Describe a new CA in JSON."""
+    certificate, chain = ca_directory.load_chain(directory)
+    root = {"root": inspection.certificate_facts(chain[-1])} if chain else {}
+    return {"directory": str(directory), "signing_ca": inspection.certificate_facts(certificate), **root}
 
 
 def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Iterator[str]:
@@ -124,6 +135,7 @@ def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Ite
     help="Use this file as the root's key.",
 )
 @click.option("--new-root", is_flag=True, help="Create a new root, which every client must be made to trust.")
+@json_option
 @click.option(
     "--old-key",
     metavar="KEY",
@@ -185,16 +197,19 @@ def rollover(
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    echo(f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.")
-    for ca in certificate_reader.omit_superiors(created.predecessors):
-        if ca_directory.previous_key_name(ca) not in previous_keys:
-            end = encoding.format_timestamp(ca.not_valid_after_utc)
-            echo(
-                f"Warning   no key of {ca.subject.rfc4514_string()}, so its certificates have no CRL and no "
-                f"OCSP responses, until {end} at the latest"
-            )
+    missing = [
+        f"Warning   no key of {ca.subject.rfc4514_string()}, so its certificates have no CRL and no "
+        f"OCSP responses, until {encoding.format_timestamp(ca.not_valid_after_utc)} at the latest"
+        for ca in certificate_reader.omit_superiors(created.predecessors)
+        if ca_directory.previous_key_name(ca) not in previous_keys
+    ]
     names = (ca_directory.PREVIOUS_CERTIFICATES, *previous_keys)
-    echo(f"When all certificates of the old CA have expired, delete {', '.join(names)} in {new}.")
+    report(
+        _facts(new),
+        f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.",
+        *missing,
+        f"When all certificates of the old CA have expired, delete {', '.join(names)} in {new}.",
+    )
 
 
 def _load_old_key(

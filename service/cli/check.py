@@ -13,8 +13,8 @@ import click
 from cryptography import x509
 
 from service import keystore, openapi, profile_lint
-from service.cli import options, terminal
-from service.cli.terminal import Command, CommandError
+from service.cli import options
+from service.cli.terminal import Command, CommandError, json_option, report
 from service.keystore import acme_principals, ca_directory
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
@@ -38,6 +38,7 @@ from service.settings import (
     type=options.FILE,
     help="Show which rules accept the token in this file (-: stdin), and why others do not.",
 )
+@json_option
 def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     """Check the certificate profiles.
 
@@ -54,19 +55,25 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     status_url = ca_directory.resolve_status_url(ca, configured, public_url)
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
-        click.echo(finding)
+        level = "error" if finding.is_error else "warning"
+        facts = {"level": level, "file": finding.file, "line": finding.line, "text": finding.text}
+        report(facts, str(finding))
     for problem in profile_lint.find_url_problems(status_url):
-        click.echo(f"warning: {problem}")
+        _report_warning(f"warning: {problem}")
     ledger_problems = find_ledger_problems(os.environ)
     for problem in ledger_problems:
-        click.echo(problem)
+        report({"level": "error", "text": problem}, problem)
     has_errors = any(finding.is_error for finding in findings)
     if ca_directory.has_ca(ca):
-        for warning in _ca_warnings(ca):
-            click.echo(warning)
+        for warning in find_ca_problems(ca):
+            _report_warning(warning)
         if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
-            click.echo(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
+            _report_warning(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
     return int(has_errors or bool(ledger_problems))
+
+
+def _report_warning(text: str) -> None:
+    report({"level": "warning", "text": text.replace("warning: ", "", 1)}, text)
 
 
 def _explain_token(path: Path, profiles: Path | None) -> int:
@@ -84,18 +91,21 @@ def _explain_token(path: Path, profiles: Path | None) -> int:
         raise CommandError(str(error)) from error
     applies = ""  # the name of the first rule that accepts the token
     for rule, (name, reason) in zip(rules, verifier.explain(token), strict=True):
+        facts: dict[str, object] = {"rule": name, "accepts": not reason, "reason": reason or None}
         if reason:
-            terminal.echo(f"{name}: no: {reason}")
+            report(facts, f"{name}: no: {reason}")
         elif applies:
-            terminal.echo(f"{name}: yes, but {applies} applies, since it is first")
+            report(facts, f"{name}: yes, but {applies} applies, since it is first")
         else:
             applies = name
-            names = json.dumps(verifier.verify(token).names.to_dict())
-            terminal.echo(f"{name}: yes: profiles {', '.join(rule.profiles)}; names {names}")
+            names = verifier.verify(token).names.to_dict()
+            facts |= {"profiles": rule.profiles, "names": names}
+            report(facts, f"{name}: yes: profiles {', '.join(rule.profiles)}; names {json.dumps(names)}")
     return int(not applies)
 
 
-def _ca_warnings(ca: Path) -> Iterator[str]:
+def find_ca_problems(ca: Path) -> Iterator[str]:
+    """Yield what is wrong with a CA: `FILE: warning: TEXT`; raise `CAError` if a file is malformed."""
     if ca_directory.load_serial_keys(ca) is None:
         yield (
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
@@ -117,7 +127,7 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
     for certificate in certificate_reader.omit_superiors(ca_directory.load_predecessors(ca)):
         for problem in _previous_key_problems(ca, certificate):
             yield f"{problem}, so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
-    for name, url in _status_urls(ca):
+    for name, url in status_urls(ca):
         for problem in profile_lint.find_url_problems(url):
             yield f"{ca / name}: warning: {problem}"
 
@@ -157,7 +167,7 @@ def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[
         yield f"{path}: warning: {problem.removeprefix(f'{path}: ')}"
 
 
-def _status_urls(ca: Path) -> Iterator[tuple[str, str]]:
+def status_urls(ca: Path) -> Iterator[tuple[str, str]]:
     """Yield the file and each URL at which its certificates say that verifiers fetch CRL, OCSP or issuer."""
     for file in (ca_directory.SIGNING_CERTIFICATE, ca_directory.ROOT_CERTIFICATE):
         for certificate in ca_directory.load_certificates(ca / file) if (ca / file).exists() else ():

@@ -15,7 +15,16 @@ from cryptography import x509
 
 from service import audit, inventory
 from service.cli import options
-from service.cli.terminal import Command, CommandError, describe_os_error, echo, warn
+from service.cli.terminal import (
+    Command,
+    CommandError,
+    describe_os_error,
+    echo,
+    is_json,
+    json_option,
+    report,
+    warn,
+)
 from service.inventory import log_files
 from service.keystore import ca_directory, revocation_file
 from service.pki import certificate_reader, encoding, names, pem, revocation, serial
@@ -40,6 +49,7 @@ from service.settings import AUDIT_LOG
     show_default="stderr",
     help="Find the certificate in this file, and append the event to it. It must exist.",
 )
+@json_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @options.ca_option
 def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes: bool, ca: Path) -> None:
@@ -63,7 +73,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     serial_keys = ca_directory.load_serial_keys(ca)
     numbers = serial.for_issuers(serial_keys, issuers[0], issuers[1:]) if serial_keys else ()
     end, note = _find_end(ca, number, numbers, is_issued=revoked is not None)
-    for label, text in _describe(number, revoked, end, audit_log):
+    for label, text in () if is_json() else _describe(number, revoked, end, audit_log):
         echo(f"{label:<9} {text}")
     _confirm(note, yes=yes)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -81,9 +91,11 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
         record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
     revocation_file.add_revoked(ca, entry, record)
-    echo(f"Revoked {encoding.format_serial(number)} in {ca / revocation_file.REVOKED}.")
+    facts = {"serial_number": event.serial_number, "time": event.time, "reason": reason}
+    done = f"Revoked {encoding.format_serial(number)} in {ca / revocation_file.REVOKED}."
     if end and end + revocation.NEXT_UPDATE < now:
-        echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
+        effect = [f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}."]
+        report({**facts, "notes": effect}, done, *effect)
         return
     issuer = (
         certificate_reader.find_issuer(revoked, issuers)
@@ -92,8 +104,8 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     )
     has_key = issuer in (None, issuers[0]) or (ca / ca_directory.previous_key_name(issuer)).exists()
     last = revoked.not_valid_after_utc if revoked else end
-    for line in _describe_effect(revoked, now, ca_end, last, has_key=has_key):
-        echo(line)
+    effect = [*_describe_effect(revoked, now, ca_end, last, has_key=has_key)]
+    report({**facts, "notes": effect}, done, *effect)
 
 
 def _describe_effect(

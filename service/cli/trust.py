@@ -12,7 +12,7 @@ from cryptography import x509
 
 from service import client
 from service.cli import options
-from service.cli.terminal import Command, CommandError, echo
+from service.cli.terminal import Command, CommandError, echo, is_json, json_option, report
 from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding
 
@@ -60,6 +60,7 @@ def parse_fingerprint(text: str) -> str:
     metavar="FINGERPRINT",
     help="Require this fingerprint of the root. Get it from your CA administrator.",
 )
+@json_option
 @options.url_option
 def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
     """Print the commands that add the root to trust stores.
@@ -72,6 +73,15 @@ def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
     digest = encoding.fingerprint(root)
     if sha256 not in (None, digest):
         raise CommandError(f"the root has another fingerprint: {digest}")
+    if is_json():
+        facts = {
+            "subject": root.subject.rfc4514_string(),
+            "fingerprint_sha256": digest,
+            "verified": bool(ca or sha256),
+        }
+        end = encoding.format_timestamp(root.not_valid_after_utc)
+        report(facts | {"not_after": end, "root_pem": encoding.encode_pem([root])})
+        return
     name = f"certlet-{digest[:8]}"
     echo(f"Root      {root.subject.rfc4514_string()}")
     echo(f"Not after {encoding.format_timestamp(root.not_valid_after_utc)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.keystore import ca_directory, revocation_file
@@ -315,3 +317,15 @@ def test_permit_options_become_critical_name_constraints(tmp_path: Path) -> None
         assert server.sign({"csr": csrs.encode_pem(csrs.build("a.example.com")).decode()}).status == 200
         refused = server.sign({"csr": csrs.encode_pem(csrs.build("a.example.org")).decode()})
         assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")
+
+
+def test_new_ca_is_described_in_json(tmp_path: Path) -> None:
+    """`init` and `rollover` name the directory, the signing CA and the root."""
+    created = json.loads(certlet("init", "ca", "--json").stdout)
+    root = x509.load_pem_x509_certificate((tmp_path / "ca" / "root-ca.crt").read_bytes())
+    assert created["directory"] == "ca"
+    assert created["root"]["fingerprint_sha256"] == root.fingerprint(hashes.SHA256()).hex()
+    successor = json.loads(certlet("rollover", "ca", "new", "--json").stdout)
+    assert successor["root"] == created["root"]
+    assert successor["signing_ca"]["serial_number"] != created["signing_ca"]["serial_number"]
+    assert certlet("init", "quiet", "--quiet").stdout == b""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,3 +285,17 @@ def test_profiles_with_errors_are_reported_without_the_chain(tmp_path: Path) -> 
     run = certlet("check", "--profiles", "own.yaml")
     assert run.returncode == 1
     assert run.stdout.startswith(b"own.yaml:1: ")
+
+
+def test_findings_are_json_objects(tmp_path: Path) -> None:
+    """Each has a level and a text; those of a file have its name and line."""
+    (tmp_path / "own.yaml").write_text("profiles:\n  server: {validity: 5}\n")
+    run = certlet("check", "--profiles", "own.yaml", "--json")
+    (error,) = [json.loads(line) for line in run.stdout.splitlines()]
+    assert (run.returncode, error["level"], error["file"], error["line"]) == (1, "error", "own.yaml", 2)
+    servers.create_ca(tmp_path / "ca")
+    (tmp_path / "ca" / "serial.key").unlink()
+    run = certlet("check", "--json")
+    (warning,) = [json.loads(line) for line in run.stdout.splitlines()]
+    assert (run.returncode, warning["level"]) == (0, "warning")
+    assert warning["text"].startswith("ca/serial.key: does not exist")

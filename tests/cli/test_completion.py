@@ -13,7 +13,19 @@ from tests.cli import certlet
 COMMANDS = {
     *("serve", "api-key", "init", "rollover", "revoke", "rotate-serial-key", "openapi", "check", "sign"),
     *("acme", "sign-ca-status"),
-    *("list", "new", "renew", "show", "trust", "verify", "completion", "login", "logout", "context"),
+    *(
+        "list",
+        "new",
+        "renew",
+        "show",
+        "trust",
+        "verify",
+        "completion",
+        "login",
+        "logout",
+        "context",
+        "doctor",
+    ),
 }
 
 

@@ -127,3 +127,14 @@ def test_last_time_at_which_verifiers_accept_it_is_shown(site: Path) -> None:
         "Warning   this certificate names neither CRL nor OCSP, so verifiers accept it until "
         f"{result['not_after']}"
     )
+
+
+def test_revocation_is_described_in_json(site: Path) -> None:
+    """The object has the serial number, the time and the notes; nothing else is on stdout."""
+    run = certlet("revoke", "a.crt", "--yes", "--json", "--reason", "superseded")
+    facts = json.loads(run.stdout)
+    (revoked,) = revocation_file.load_revoked(site / "ca").values()
+    assert facts["serial_number"] == encoding.format_serial(revoked.serial_number)
+    assert facts["time"] == encoding.format_timestamp(revoked.revoked_at)
+    assert facts["reason"] == "superseded"
+    assert facts["notes"][0].startswith("The CRL lists it by ")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.keystore import ca_directory
+from service.pki import encoding
 from tests import factories, servers
 from tests.cli import certlet
 from tests.servers import Server
@@ -96,3 +99,12 @@ def test_response_that_is_not_a_root_is_refused() -> None:
         assert run.returncode == 0, run.stderr
         assert b"\x1b" not in run.stdout
         assert b"CN=\\x1b[2Jroot" in run.stdout
+
+
+def test_root_is_printed_in_json(tmp_path: Path) -> None:
+    """It says whether the root is verified, and has no commands."""
+    servers.create_ca(tmp_path / "ca")
+    facts = json.loads(certlet("trust", "--ca", "ca", "--json").stdout)
+    root = x509.load_pem_x509_certificate((tmp_path / "ca" / "root-ca.crt").read_bytes())
+    assert (facts["verified"], facts["root_pem"]) == (True, encoding.encode_pem([root]))
+    assert facts["fingerprint_sha256"] == encoding.fingerprint(root)

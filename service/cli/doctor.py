@@ -1,0 +1,175 @@
+"""`certlet doctor`: find what is wrong on this machine, with the CA in a directory and with a service."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+import cryptography
+from cryptography import x509
+from cryptography.hazmat.backends.openssl import backend
+
+from service import client
+from service.cli import check, contexts, options
+from service.cli.options import KEY_FILE
+from service.cli.terminal import Command, json_option, report
+from service.gateway import api_keys, sandbox
+from service.keystore import acme_principals, ca_directory
+from service.pki import encoding
+from service.pki.errors import CAError
+
+_MAX_CLOCK_ERROR: Final = timedelta(seconds=60)  # certificates are valid from five minutes ago on
+_CA_ENDS_IN: Final = timedelta(days=90)
+_KEY_ENDS_IN: Final = timedelta(days=14)
+
+
+class Level(StrEnum):
+    """How serious a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(NamedTuple):
+    """What was found about a subject, and what to do; no remedy if nothing is wrong."""
+
+    level: Level
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+@click.command(cls=Command, uses_service=True, epilog="Example: certlet doctor --ca /var/lib/certlet/ca")
+@options.ca_option
+@json_option
+@options.service_options
+def doctor(*, ca: Path, service: client.Service, credentials: Callable[[], client.Credentials]) -> int:
+    """Find what is wrong with this machine, a CA and a service.
+
+    The CA is that in --ca, if there is one: its files, their modes, its chain, what ends when, and the URLs
+    in its certificates. The service is that of --url or certlet login: its clock, and whether it accepts the
+    API key. Each finding has a remedy.
+
+    Exit status: 0 if there is no error, even with warnings; 1 if there is one; 2 if the arguments are
+    invalid.
+    """
+    findings = [*_machine(), *_ca(ca, datetime.now(UTC)), *_service(service, credentials)]
+    for finding in findings:
+        remedy = f": {finding.remedy}" if finding.remedy else ""
+        report(
+            finding._asdict(),
+            f"{finding.level.capitalize():<9} {finding.subject}: {finding.text}{remedy}",
+        )
+    return int(any(finding.level is Level.ERROR for finding in findings))
+
+
+def _machine() -> Iterator[Finding]:
+    """Examine the versions, the sandbox and the files of this user."""
+    document = options.load_document(None)
+    versions = (
+        f"certlet {document['info']['version']}",
+        f"Python {platform.python_version()}",
+        f"cryptography {cryptography.__version__}",
+        backend.openssl_version_text(),
+    )
+    yield Finding(Level.OK, "versions", ", ".join(versions))
+    plan = document["x-usage-plan"]
+    limits = (
+        f"{plan['rate']} requests a second, {plan['burst']} at once and {plan['quota']} a {plan['period']}"
+    )
+    yield Finding(Level.OK, "usage plan", f"certlet serve permits each API key {limits.lower()}")
+    if sandbox.is_supported():
+        yield Finding(Level.OK, "sandbox", "this kernel has Landlock")
+    else:
+        text = (
+            "this kernel has no Landlock, so the HTTP process of certlet serve can read all files of its user"
+        )
+        yield Finding(Level.WARNING, "sandbox", text, "use Linux 5.13 or newer with Landlock")
+    yield from _exposed([contexts.path()])
+
+
+def _exposed(paths: list[Path]) -> Iterator[Finding]:
+    for warning in options.exposure_warnings(paths):
+        text, _, remedy = warning.partition(": ")
+        yield Finding(Level.ERROR, "file", text, remedy)
+
+
+def _ca(ca: Path, now: datetime) -> Iterator[Finding]:
+    """Examine the CA in a directory, if there is one."""
+    if not ca_directory.has_ca(ca):
+        yield Finding(Level.OK, "CA", f"there is none in {ca}, which a client does not need")
+        return
+    try:
+        signing, chain = ca_directory.load_chain(ca)
+        secret = (KEY_FILE, acme_principals.ACME_PRINCIPALS)
+        yield from _exposed([*(ca / name for name in secret), *sorted(ca.glob("*.key"))])
+        for certificate in (signing, *chain):
+            yield _end(certificate, now)
+        for problem in check.find_ca_problems(ca):
+            subject, _, text = problem.partition(": warning: ")
+            if text:  # `_exposed` has the others
+                text, _, remedy = text.removesuffix(")").rpartition(" (" if text.endswith(")") else ": ")
+                yield Finding(Level.WARNING, subject, text or remedy, remedy if text else "")
+        for key in api_keys.KeyFile(ca / KEY_FILE).read():
+            if key.expires and key.expires < now + _KEY_ENDS_IN:
+                text = f"{key.key_id} of {key.name} ends at {encoding.format_timestamp(key.expires)}"
+                remedy = f"certlet api-key add {shlex.quote(key.name)} creates another one"
+                yield Finding(Level.WARNING, "API key", text, remedy)
+    except (CAError, OSError, api_keys.KeyFileError) as error:
+        text = error.detail if isinstance(error, CAError) else str(error)
+        yield Finding(Level.ERROR, "CA", text, "restore the file from your backup (docs/how-to/backup.md)")
+        return
+    for url in dict.fromkeys(url for _, url in check.status_urls(ca)):
+        yield _reachability(url)
+
+
+def _end(certificate: x509.Certificate, now: datetime) -> Finding:
+    name, end = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc
+    text = f"{name} ends at {encoding.format_timestamp(end)}"
+    if now < certificate.not_valid_before_utc:
+        start = encoding.format_timestamp(certificate.not_valid_before_utc)
+        return Finding(Level.ERROR, "clock", f"it is before the start of {name}, {start}", "set the clock")
+    level = Level.ERROR if end <= now else Level.WARNING if end < now + _CA_ENDS_IN else Level.OK
+    remedy = "" if level is Level.OK else "certlet rollover creates its successor (docs/how-to/rollover.md)"
+    return Finding(level, "CA", text, remedy)
+
+
+def _reachability(url: str) -> Finding:
+    """Examine a URL at which verifiers fetch the CRL, OCSP responses or the issuer."""
+    try:
+        client.fetch_date(client.Service(url.rpartition("/")[0]), f"/{url.rpartition('/')[2]}")
+    except client.ClientError:
+        remedy = "let its host and port lead to the server, for all who verify certificates"
+        return Finding(Level.WARNING, "URL in certificates", f"{url} does not respond", remedy)
+    return Finding(Level.OK, "URL in certificates", f"{url} responds")
+
+
+def _service(service: client.Service, credentials: Callable[[], client.Credentials]) -> Iterator[Finding]:
+    """Examine the clock, TLS and the API key of a service."""
+    try:
+        date, now = client.fetch_date(service, "/health"), datetime.now(UTC)
+    except client.ClientError as error:
+        yield Finding(Level.WARNING, "service", str(error))
+        return
+    difference = now - date
+    if abs(difference) > _MAX_CLOCK_ERROR:
+        text = f"this machine's differs from that of {service.url} by {abs(difference).total_seconds():.0f} s"
+        yield Finding(Level.ERROR, "clock", text, "synchronise both, for example with chrony")
+    else:
+        yield Finding(Level.OK, "clock", f"it agrees with that of {service.url}")
+    try:
+        profiles = ", ".join(profile.name for profile in client.list_profiles(service, credentials()))
+    except (click.ClickException, client.ClientError) as error:
+        yield Finding(
+            Level.ERROR if os.environ.get(options.API_KEY) else Level.WARNING, "service", str(error)
+        )
+        return
+    yield Finding(Level.OK, "service", f"{service.url} accepts the API key, for the profiles {profiles}")

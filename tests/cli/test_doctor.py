@@ -1,0 +1,169 @@
+"""`certlet doctor`: each finding, its level and its remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.cli import check, contexts, doctor
+from service.cli.doctor import Level
+from service.gateway import sandbox
+from service.keystore import ca_directory
+from tests import servers
+from tests.cli import certlet
+from tests.servers import API_KEY, QuietHandler, Server
+
+NOWHERE = {"CERTLET_URL": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(scope="module")
+def original_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("doctor") / "ca"
+    servers.create_ca(directory)
+    return directory
+
+
+@pytest.fixture
+def ca(original_ca: Path, tmp_path: Path) -> Path:
+    """A copy of a CA in the directory `ca`, which the test may change."""
+    return shutil.copytree(original_ca, tmp_path / "ca")
+
+
+def findings(status: int, *arguments: str, **env: str) -> list[dict[str, Any]]:
+    """Run the command, and return its findings; each that is not OK has a remedy, or is about a service."""
+    run = certlet("doctor", "--json", *arguments, env=env or NOWHERE)
+    assert (run.returncode, run.stderr) == (status, b""), run
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert all(item["remedy"] for item in found if item["level"] != Level.OK and item["subject"] != "service")
+    return found
+
+
+def problems(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(item["level"], item["subject"]) for item in found if item["level"] != Level.OK]
+
+
+def test_healthy_machine_has_no_finding(server: Server, ca: Path) -> None:
+    """It lists versions, the sandbox, the ends of the CA, the clock and the API key."""
+    found = findings(0, CERTLET_URL=server.url, CERTLET_API_KEY=API_KEY)
+    assert problems(found) == []
+    assert [item["subject"] for item in found] == [
+        "versions", "usage plan", "sandbox", "CA", "CA", "clock", "service",
+    ]  # fmt: skip
+    text = certlet("doctor", env={"CERTLET_URL": server.url, "CERTLET_API_KEY": API_KEY}).stdout.decode()
+    assert f"Ok        clock: it agrees with that of {server.url}\n" in text
+    assert "OpenSSL" in text
+
+
+def test_client_needs_no_ca(server: Server) -> None:
+    """Its wrong key is an error; without a key there is a warning."""
+    for key, status, level in (("wrong", 1, "error"), ("", 0, "warning")):
+        found = findings(status, CERTLET_URL=server.url, CERTLET_API_KEY=key)
+        assert problems(found) == [(level, "service")]
+        assert "there is none in ca" in next(item["text"] for item in found if item["subject"] == "CA")
+    assert problems(findings(0)) == [("warning", "service")]
+
+
+def test_file_that_others_can_read_is_found(ca: Path) -> None:
+    """The remedy is the command, for the CA's secrets and for those of `certlet login`."""
+    (ca / "signing-ca.key").chmod(0o644)
+    contexts.change(lambda stored: stored)
+    contexts.path().chmod(0o640)
+    found = findings(1)
+    assert problems(found) == [("error", "file"), ("error", "file"), ("warning", "service")]
+    remedies = [item["remedy"] for item in found if item["subject"] == "file"]
+    assert remedies == [f"chmod 600 {contexts.path()}", "chmod 600 ca/signing-ca.key"]
+    for remedy in remedies:
+        servers.run(*remedy.split())
+    assert stat.S_IMODE((ca / "signing-ca.key").stat().st_mode) == 0o600
+    assert problems(findings(0)) == [("warning", "service")]
+
+
+def test_end_of_the_ca_is_found(ca: Path) -> None:
+    """It is a warning in the last 90 days, and then an error; a time before the start is one of the clock."""
+    signing, _ = ca_directory.load_chain(ca)
+    end, start = signing.not_valid_after_utc, signing.not_valid_before_utc
+    for now, level, subject in (
+        (end - timedelta(days=91), Level.OK, "CA"),
+        (end - timedelta(days=89), Level.WARNING, "CA"),
+        (end + timedelta(seconds=1), Level.ERROR, "CA"),
+        (start - timedelta(seconds=1), Level.ERROR, "clock"),
+    ):
+        finding = doctor._end(signing, now)
+        assert (finding.level, finding.subject) == (level, subject)
+        assert bool(finding.remedy) == (level is not Level.OK)
+
+
+def test_api_key_that_ends_is_found(ca: Path) -> None:
+    """It names the key and the command that creates another one."""
+    for name, validity in (("soon", "13d"), ("later", "15d")):
+        assert certlet("api-key", "add", name, "--expires", validity).returncode == 0
+    (finding,) = [item for item in findings(0) if item["subject"] == "API key"]
+    assert " of soon ends at " in finding["text"]
+    assert finding["remedy"] == "certlet api-key add soon creates another one"
+
+
+def test_damaged_ca_is_an_error(ca: Path) -> None:
+    """A chain in the wrong order, a file that is no certificate, and damaged API keys are found."""
+    (ca / "api-keys.json").write_text("{")
+    assert ("error", "CA") in problems(findings(1))
+    (ca / "api-keys.json").unlink()
+    (ca / "signing-ca.crt").write_text("junk")
+    assert ("error", "CA") in problems(findings(1))
+
+
+def test_problems_of_check_are_found(ca: Path) -> None:
+    """Its remedy in parentheses becomes that of the finding."""
+    (ca / "serial.key").unlink()
+    (finding,) = [item for item in findings(0) if item["subject"] == "ca/serial.key"]
+    assert finding["level"] == "warning"
+    assert finding["remedy"] == "certlet rotate-serial-key creates it"
+    assert finding["text"].startswith("does not exist")
+    assert any(line.startswith("ca/serial.key: warning: ") for line in check.find_ca_problems(Path("ca")))
+
+
+def test_missing_landlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "is_supported", lambda: False)
+    assert ("warning", "sandbox") in problems(findings(0))
+
+
+@pytest.mark.parametrize(("seconds", "is_wrong"), [(30, False), (-30, False), (90, True), (-7200, True)])
+def test_clock_is_compared_with_the_service(seconds: int, *, is_wrong: bool) -> None:
+    """More than a minute is an error."""
+
+    class Handler(QuietHandler):
+        def respond(self) -> None:
+            self.reply(401, b"{}")
+
+        def date_time_string(self, _: float | None = None) -> str:
+            return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+    with servers.http_server(Handler) as url:
+        found = findings(int(is_wrong), CERTLET_URL=url, CERTLET_API_KEY="")
+    assert (("error", "clock") in problems(found)) == is_wrong
+    if is_wrong:
+        (clock,) = [item for item in found if item["subject"] == "clock"]
+        assert clock["text"].startswith(f"this machine's differs from that of {url} by ")
+
+
+def test_urls_in_certificates_are_requested(tmp_path: Path) -> None:
+    """Verifiers fetch the CRL and OCSP responses there."""
+
+    class Handler(QuietHandler):
+        def respond(self) -> None:
+            self.reply(200, b"")
+
+    with servers.http_server(Handler) as url:
+        assert certlet("init", "ca", "--url", url).returncode == 0
+        found = [item for item in findings(0) if item["subject"] == "URL in certificates"]
+        assert found
+        assert {item["level"] for item in found} == {"ok"}
+    found = [item for item in findings(0) if item["subject"] == "URL in certificates"]
+    assert {item["level"] for item in found} == {"warning"}
+    assert all(item["text"].endswith(" does not respond") for item in found)
