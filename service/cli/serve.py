@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import signal
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import click
+from cryptography import x509
 
 from service import hardening, log_level, openapi, self_issued
 from service.cli import first_start, options, serve_checks
@@ -25,6 +27,7 @@ from service.cli.terminal import Command, echo, echo_lines
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.keystore import ca_directory
+from service.pki.certificate_reader import extension_value
 from service.pki.profile_loader import IssuancePolicy
 from service.settings import (
     AUDIT_LOG,
@@ -425,7 +428,21 @@ def _announce(
     if created.api_key:
         echo(f"API key   {created.api_key}  (shown once)")
     echo("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
-    echo("            -keyout my.key -subj /CN=my.example.com -out my.csr")
+    echo(f"            -keyout my.key {_sample_names(directory)} -out my.csr")
     trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
     key = created.api_key or f"${API_KEY}"
     echo(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
+
+
+def _sample_names(directory: Path) -> str:
+    """Return options of `openssl req` for a name that the name constraints of the CA permit."""
+    certificate, chain = ca_directory.load_chain(directory)
+    for issuer in (certificate, *chain):
+        constraints = extension_value(issuer, x509.NameConstraints)
+        for subtree in (constraints and constraints.permitted_subtrees) or ():
+            if isinstance(subtree, x509.DNSName):
+                return f"-subj /CN=my.{subtree.value.removeprefix('.')}"
+            if isinstance(subtree, x509.IPAddress):
+                network = ipaddress.ip_network(subtree.value)
+                return f"-subj / -addext subjectAltName=IP:{next(iter(network.hosts()))}"
+    return "-subj /CN=my.example.com"
