@@ -249,7 +249,8 @@ def test_signals_during_a_reload_cause_one_more(second_api_server: Server) -> No
 def test_closed_terminal_stops_the_server(tmp_path: Path) -> None:
     """The SIGHUP of a closed terminal ends all processes, also during a reload. Another one reloads."""
     master, slave = pty.openpty()
-    terminal = ["sh", "-c", 'exec setsid --ctty "$@" <"$0"', os.ttyname(slave)]
+    # nohup, under which the tests may run, has all processes ignore SIGHUP.
+    terminal = ["env", "--default-signal=HUP", "sh", "-c", 'exec setsid --ctty "$@" <"$0"', os.ttyname(slave)]
     command = (*terminal, *servers.SERVE, "--port", "0", "--ephemeral")
     with servers.certlet_server(tmp_path, command=command) as server:
         os.close(slave)
