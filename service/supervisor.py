@@ -38,8 +38,7 @@ SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than i
 HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 RESTART_DELAY: Final = 1.0  # seconds between attempts to replace a worker that does not start
 _VALIDATOR: Final = "service.http_validator"
-_STOP: Final = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS: Final = (*_STOP, signal.SIGHUP)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOPPING: Final = "the server is stopping"
 _RETIREMENT: Final = 60.0  # seconds for a validator to finish its challenges; longer than it needs
 

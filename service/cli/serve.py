@@ -26,6 +26,7 @@ from service.cli.serve_reload import Reloads
 from service.cli.terminal import Command, echo, echo_lines
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
+from service.gateway.listening import bracket_host
 from service.keystore import ca_directory
 from service.pki.certificate_reader import extension_value
 from service.pki.profile_loader import IssuancePolicy
@@ -358,11 +359,7 @@ def _url_host(settings: SimpleNamespace) -> str:
         host = names[0]
     elif serve_checks.is_unspecified(host):
         host = "localhost"
-    return _bracketed(host)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return bracket_host(host)
 
 
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
@@ -421,7 +418,7 @@ def _announce(
         status_url = f"http://{_url_host(settings)}:{status_port}{stage}"
         echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
     if metrics_port:
-        metrics_url = f"http://{_bracketed(settings.metrics[0])}:{metrics_port}/metrics"
+        metrics_url = f"http://{bracket_host(settings.metrics[0])}:{metrics_port}/metrics"
         echo(f"Metrics   {metrics_url} (probes: /livez, /readyz)")
     if settings.ledger and (directory / ca_directory.ACME_KEY).exists():
         echo(f"ACME      {settings.public_url or url}/acme/directory")

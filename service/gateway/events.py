@@ -10,6 +10,7 @@ import functools
 import json
 import re
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -90,6 +91,11 @@ def _context(request: Request, route: Route) -> dict[str, Any]:
 def format_utc(seconds: int, template: str) -> str:
     """Format seconds since 1970 as UTC; `template` is that of `time.strftime`."""
     return time.strftime(template, time.gmtime(seconds))
+
+
+def with_new_id(event: JSON) -> dict[str, Any]:
+    """Return the event with a request ID of its own."""
+    return {**event, "requestContext": {**event["requestContext"], "requestId": str(uuid.uuid4())}}
 
 
 def proxy_event(request: Request, route: Route) -> dict[str, Any]:

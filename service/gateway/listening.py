@@ -48,6 +48,11 @@ def listen(host: str, port: int, option: str, host_option: str = "--host") -> li
     return listeners
 
 
+def bracket_host(host: str) -> str:
+    """Return a host for a URL: an IPv6 address in brackets (RFC 3986 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def close_all(listeners: list[socket.socket]) -> None:
     """Close sockets."""
     for listener in listeners:

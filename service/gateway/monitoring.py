@@ -14,7 +14,6 @@ import json
 import math
 import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
@@ -61,9 +60,8 @@ class Probe:
         return task.result() if done else None
 
     async def _invoke(self, event: JSON) -> events.Response | None:
-        context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
         try:
-            result = await self._pools["function"].invoke({**event, "requestContext": context}, _TIMEOUT)
+            result = await self._pools["function"].invoke(events.with_new_id(event), _TIMEOUT)
             return events.proxy_response(result)
         except GatewayError:  # for example, all workers are busy
             return None

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+UNSUPPORTED: Final = "this kernel has no Landlock, so the HTTP process can read all files of this user"
+
 # linux/landlock.h; the numbers of the system calls are the same on all architectures except Alpha.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION: Final = 1

@@ -29,6 +29,7 @@ from service.gateway.api_keys import ApiKey, ApiKeys, KeyFile, KeyFileError, fro
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.gateway.connections import Connection, Connections, Listener, Request
 from service.gateway.docs import Docs
+from service.gateway.listening import bracket_host
 from service.gateway.response_cache import ResponseCache
 from service.gateway.routes import JSON, METHODS, Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate, invoke_checked
@@ -238,8 +239,7 @@ class Gateway:
         return self._url(request.scheme, address, port)
 
     def _url(self, scheme: str, address: str, port: int) -> str:
-        host = self._tls_name or address
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return f"{scheme}://{bracket_host(self._tls_name or address)}:{port}"
 
     async def _integrate(self, request: events.Request, route: Route) -> events.Response:
         if route.integration["type"] == "mock":

@@ -7,7 +7,6 @@ import json
 import logging
 import ssl
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.gateway.configuration import Configuration
+from service.gateway.events import with_new_id
 from service.gateway.routes import GatewayError
 from service.gateway.tls_connection import TlsConnection, TlsContext
 
@@ -140,9 +140,8 @@ async def _sleep_until(moment: float) -> None:
 
 async def invoke_checked(invoke: Invoke, event: JSONObject) -> JSONObject:
     """Invoke the function; raise TlsError if it fails, with the detail of its problem."""
-    context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
     try:
-        result: JSONObject = await invoke({**event, "requestContext": context}, _TIMEOUT)
+        result: JSONObject = await invoke(with_new_id(event), _TIMEOUT)
     except GatewayError as error:
         raise TlsError(f"the function did not respond: {error.kind}") from error
     if result["statusCode"] == 200:  # noqa: PLR2004
