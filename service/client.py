@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -12,7 +13,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -231,7 +232,7 @@ def fetch_renewal_window(service: Service, certificate_id: str) -> tuple[datetim
     return _call(service, path, None, _parse_renewal_window, timeout=_RENEWAL_INFO_TIMEOUT)
 
 
-def fetch_date(service: Service, path: str) -> datetime:
+def fetch_date(url: str) -> datetime:
     """Fetch the time of a server, UTC, from the header Date of any response (RFC 9110 6.6.1).
 
     TLS is not verified, since a wrong clock may be the reason why it would fail.
@@ -239,13 +240,9 @@ def fetch_date(service: Service, path: str) -> datetime:
     Raises:
         ClientError: the server cannot be reached, or its responses have no time.
     """
-    try:
-        with _create_pool(service, is_verified=False) as pool, warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)
-            response, _ = _send(pool, service.url + path, {}, None, 0, _DATE_TIMEOUT)
+    with _connect(Service(url), is_verified=False) as pool:
+        response, _ = _send(pool, url, {}, None, 0, _DATE_TIMEOUT)
         return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
-    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _describe_error(error, service.url) from error
 
 
 def fetch_crl(service: Service) -> bytes:
@@ -274,34 +271,38 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     timeout: float | None = None,
 ) -> _T:
     """Send a request and parse the response; every failure is a ClientError."""
-    url = service.url
-    if not re.fullmatch(r"https?://[!-~]+", url):
-        raise ClientError(f"{url} is not an http or https URL")
-    headers = {"Connection": "close", **(credentials.to_headers() if credentials else {})}
-    if retries:
-        headers["Idempotency-Key"] = str(_uuid7())
-    try:
-        with _create_pool(service, is_verified=is_verified) as pool, warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)  # intended in `fetch_root`
-            response, data = _send(pool, url.rstrip("/") + path, headers, body, retries, timeout or _TIMEOUT)
+    url = service.url.rstrip("/") + path
+    with _connect(service, is_verified=is_verified) as pool:
+        headers = {"Connection": "close", **(credentials.to_headers() if credentials else {})}
+        if retries:
+            headers["Idempotency-Key"] = str(_uuid7())
+        response, data = _send(pool, url, headers, body, retries, timeout or _TIMEOUT)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
-    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _describe_error(error, url) from error
     try:
         problem = _format_problem(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError):
-        problem = escape_controls(f"{url} returned {response.status} {response.reason}")
-    hint = f"\n  check that {url} is the service's base URL, including the stage"
+        problem = escape_controls(f"{service.url} returned {response.status} {response.reason}")
+    hint = f"\n  check that {service.url} is the service's base URL, including the stage"
     raise ClientError(
         problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""),
         _EXIT_STATUSES.get(response.status, ExitStatus.REFUSED),
     )
 
 
-def _describe_error(error: Exception, url: str) -> ClientError:
-    status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
-    return ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status)
+@contextlib.contextmanager
+def _connect(service: Service, *, is_verified: bool) -> Iterator[PoolManager]:
+    """Create connections to the service; every failure of the block is a ClientError."""
+    url = service.url
+    if not re.fullmatch(r"https?://[!-~]+", url):
+        raise ClientError(f"{url} is not an http or https URL")
+    try:
+        with _create_pool(service, is_verified=is_verified) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # intended without verification
+            yield pool
+    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
+        raise ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status) from error
 
 
 def _create_pool(service: Service, *, is_verified: bool) -> PoolManager:

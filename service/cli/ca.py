@@ -91,18 +91,18 @@ def init(
     except ValueError as error:
         raise CommandError(str(error)) from error
     report(
-        _facts(directory),
+        _facts(directory, created),
         f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:",
         "it is not needed to issue certificates.",
         *_backup_list(directory, kms, is_encrypted=passphrase is not None),
     )
 
 
-def _facts(directory: Path) -> dict[str, object]:
+def _facts(directory: Path, created: hierarchy.Hierarchy) -> dict[str, object]:
     """Describe a new CA in JSON."""
-    certificate, chain = ca_directory.load_chain(directory)
-    root = {"root": inspection.certificate_facts(chain[-1])} if chain else {}
-    return {"directory": str(directory), "signing_ca": inspection.certificate_facts(certificate), **root}
+    certificates = {"signing_ca": created.signing, "root": created.root}
+    facts = {name: inspection.certificate_facts(certificate) for name, certificate in certificates.items()}
+    return {"directory": str(directory), **facts}
 
 
 def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Iterator[str]:
@@ -205,7 +205,7 @@ def rollover(
     ]
     names = (ca_directory.PREVIOUS_CERTIFICATES, *previous_keys)
     report(
-        _facts(new),
+        _facts(new, created),
         f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.",
         *missing,
         f"When all certificates of the old CA have expired, delete {', '.join(names)} in {new}.",

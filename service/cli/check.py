@@ -59,21 +59,25 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
         facts = {"level": level, "file": finding.file, "line": finding.line, "text": finding.text}
         report(facts, str(finding))
     for problem in profile_lint.find_url_problems(status_url):
-        _report_warning(f"warning: {problem}")
+        _report_warning(problem)
     ledger_problems = find_ledger_problems(os.environ)
     for problem in ledger_problems:
         report({"level": "error", "text": problem}, problem)
     has_errors = any(finding.is_error for finding in findings)
     if ca_directory.has_ca(ca):
-        for warning in find_ca_problems(ca):
+        acme_files = (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)
+        for warning in options.exposure_warnings(ca / name for name in acme_files):
             _report_warning(warning)
+        for path, problem in find_ca_problems(ca):
+            _report_warning(problem, path)
         if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
-            _report_warning(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
+            _report_warning(problem, ca / ca_directory.SIGNING_CERTIFICATE)
     return int(has_errors or bool(ledger_problems))
 
 
-def _report_warning(text: str) -> None:
-    report({"level": "warning", "text": text.replace("warning: ", "", 1)}, text)
+def _report_warning(text: str, path: Path | None = None) -> None:
+    prefix = f"{path}: " if path else ""
+    report({"level": "warning", "text": f"{prefix}{text}"}, f"{prefix}warning: {text}")
 
 
 def _explain_token(path: Path, profiles: Path | None) -> int:
@@ -104,32 +108,32 @@ def _explain_token(path: Path, profiles: Path | None) -> int:
     return int(not applies)
 
 
-def find_ca_problems(ca: Path) -> Iterator[str]:
-    """Yield what is wrong with a CA: `FILE: warning: TEXT`; raise `CAError` if a file is malformed."""
+def find_ca_problems(ca: Path) -> Iterator[tuple[Path, str]]:
+    """Yield files of a CA, and what is wrong with them; raise `CAError` if one is malformed."""
     if ca_directory.load_serial_keys(ca) is None:
-        yield (
-            f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
-            "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
-        )
-    yield from _acme_warnings(ca)
+        effect = "the CA does not recognise its serial numbers: no OCSP, no ARI, no end of CRL entries"
+        remedy = "certlet rotate-serial-key creates it"
+        yield ca / ca_directory.SERIAL_KEY, f"does not exist, so {effect} ({remedy})"
+    key, principals = ca_directory.load_acme_key(ca), acme_principals.load_all(ca)
+    if principals and not key:
+        yield ca / ca_directory.ACME_KEY, "does not exist, so there is no ACME (certlet acme add creates it)"
     certificate, chain = ca_directory.load_chain(ca)
     try:
         issuer.verify_path([certificate, *chain])
     except CAError as error:
-        yield f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {error.detail}"
+        yield ca / ca_directory.SIGNING_CERTIFICATE, error.detail
     certificates = ca_directory.load_ca_certificates(ca)
     statuses, problems = ca_directory.load_statuses(ca, certificates)
+    remedy = "certlet sign-ca-status signs the OCSP responses about CA certificates"
     for problem in (*problems, *ca_status.find_gaps(statuses, certificates, datetime.now(UTC))):
-        yield (
-            f"{ca / ca_directory.CA_STATUS}: warning: {problem} "
-            "(certlet sign-ca-status signs the OCSP responses about CA certificates)"
-        )
+        yield ca / ca_directory.CA_STATUS, f"{problem} ({remedy})"
     for certificate in certificate_reader.omit_superiors(ca_directory.load_predecessors(ca)):
-        for problem in _previous_key_problems(ca, certificate):
-            yield f"{problem}, so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
+        for path, problem in _previous_key_problems(ca, certificate):
+            effect = "so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
+            yield path, f"{problem}, {effect}"
     for name, url in status_urls(ca):
         for problem in profile_lint.find_url_problems(url):
-            yield f"{ca / name}: warning: {problem}"
+            yield ca / name, problem
 
 
 def _responder_problem(ca: Path, profiles: Path | None, status_url: str) -> str:
@@ -144,27 +148,14 @@ def _responder_problem(ca: Path, profiles: Path | None, status_url: str) -> str:
     return reason and f"{reason}, so OCSP answers unauthorized, but profiles name it (docs/how-to/revoke.md)"
 
 
-def _acme_warnings(ca: Path) -> Iterator[str]:
-    """Yield what is wrong with the files of ACME; raise `CAError` if one of them is malformed."""
-    key, principals = ca_directory.load_acme_key(ca), acme_principals.load_all(ca)
-    if principals and not key:
-        yield (
-            f"{ca / ca_directory.ACME_KEY}: warning: does not exist, so there is no ACME (certlet acme add "
-            "creates it)"
-        )
-    paths = [ca / name for name in (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)]
-    for warning in options.exposure_warnings(paths):
-        yield f"warning: {warning}"
-
-
-def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[str]:
-    """Yield what is wrong with the key of a CA from before a rollover."""
+def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[tuple[Path, str]]:
+    """Yield the file of the key of a CA from before a rollover, and what is wrong with it."""
     path, name = ca / ca_directory.previous_key_name(certificate), certificate.subject.rfc4514_string()
     if not os.path.lexists(path):
-        yield f"{path}: warning: the key of {name} does not exist"
+        yield path, f"the key of {name} does not exist"
         return
     for problem in keystore.find_key_problems(path, certificate, options.read_secret(CA_PASSPHRASE)):
-        yield f"{path}: warning: {problem.removeprefix(f'{path}: ')}"
+        yield path, problem.removeprefix(f"{path}: ")
 
 
 def status_urls(ca: Path) -> Iterator[tuple[str, str]]:

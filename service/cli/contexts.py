@@ -20,11 +20,11 @@ _MODE: Final = 0o600
 
 @dataclass(frozen=True)
 class Context:
-    """A service, its root certificate (PEM) and the caller's API key."""
+    """A service, its root certificate (PEM) and the caller's API key; '' if they are not stored."""
 
     url: str
-    root_pem: str
-    api_key: str = field(repr=False)
+    root_pem: str = ""
+    api_key: str = field(default="", repr=False)
 
     @property
     def service(self) -> Service:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.backends.openssl import backend
 
 from service import client
-from service.cli import check, contexts, options
+from service.cli import check, contexts, options, serve_checks
 from service.cli.options import KEY_FILE
 from service.cli.terminal import Command, json_option, report
 from service.gateway import api_keys, sandbox
-from service.keystore import acme_principals, ca_directory
+from service.keystore import ca_directory
 from service.pki import encoding
 from service.pki.errors import CAError
 
@@ -89,16 +89,12 @@ def _machine() -> Iterator[Finding]:
     if sandbox.is_supported():
         yield Finding(Level.OK, "sandbox", "this kernel has Landlock")
     else:
-        text = (
-            "this kernel has no Landlock, so the HTTP process of certlet serve can read all files of its user"
-        )
-        yield Finding(Level.WARNING, "sandbox", text, "use Linux 5.13 or newer with Landlock")
+        yield Finding(Level.WARNING, "sandbox", sandbox.UNSUPPORTED, "use Linux 5.13 or newer with Landlock")
     yield from _exposed([contexts.path()])
 
 
-def _exposed(paths: list[Path]) -> Iterator[Finding]:
-    for warning in options.exposure_warnings(paths):
-        text, _, remedy = warning.partition(": ")
+def _exposed(paths: Iterable[Path]) -> Iterator[Finding]:
+    for text, remedy in options.find_exposed(paths):
         yield Finding(Level.ERROR, "file", text, remedy)
 
 
@@ -109,15 +105,12 @@ def _ca(ca: Path, now: datetime) -> Iterator[Finding]:
         return
     try:
         signing, chain = ca_directory.load_chain(ca)
-        secret = (KEY_FILE, acme_principals.ACME_PRINCIPALS)
-        yield from _exposed([*(ca / name for name in secret), *sorted(ca.glob("*.key"))])
+        yield from _exposed(serve_checks.secret_files(ca))
         for certificate in (signing, *chain):
             yield _end(certificate, now)
-        for problem in check.find_ca_problems(ca):
-            subject, _, text = problem.partition(": warning: ")
-            if text:  # `_exposed` has the others
-                text, _, remedy = text.removesuffix(")").rpartition(" (" if text.endswith(")") else ": ")
-                yield Finding(Level.WARNING, subject, text or remedy, remedy if text else "")
+        for path, problem in check.find_ca_problems(ca):
+            text, _, remedy = problem.removesuffix(")").rpartition(" (" if problem.endswith(")") else ": ")
+            yield Finding(Level.WARNING, str(path), text or remedy, remedy if text else "")
         for key in api_keys.KeyFile(ca / KEY_FILE).read():
             if key.expires and key.expires < now + _KEY_ENDS_IN:
                 text = f"{key.key_id} of {key.name} ends at {encoding.format_timestamp(key.expires)}"
@@ -145,7 +138,7 @@ def _end(certificate: x509.Certificate, now: datetime) -> Finding:
 def _reachability(url: str) -> Finding:
     """Examine a URL at which verifiers fetch the CRL, OCSP responses or the issuer."""
     try:
-        client.fetch_date(client.Service(url.rpartition("/")[0]), f"/{url.rpartition('/')[2]}")
+        client.fetch_date(url)
     except client.ClientError:
         remedy = "let its host and port lead to the server, for all who verify certificates"
         return Finding(Level.WARNING, "URL in certificates", f"{url} does not respond", remedy)
@@ -155,7 +148,7 @@ def _reachability(url: str) -> Finding:
 def _service(service: client.Service, credentials: Callable[[], client.Credentials]) -> Iterator[Finding]:
     """Examine the clock, TLS and the API key of a service."""
     try:
-        date, now = client.fetch_date(service, "/health"), datetime.now(UTC)
+        date, now = client.fetch_date(service.url), datetime.now(UTC)
     except client.ClientError as error:
         yield Finding(Level.WARNING, "service", str(error))
         return

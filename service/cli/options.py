@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # slow to import, and most commands need neither
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
     from service import client, openapi
+    from service.cli import contexts
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -257,7 +258,8 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         forbid_together("--url", "--context")
         if audience and not oidc:
             raise click.UsageError("--audience requires --oidc")
-        service, stored_key = find_service(url, context)
+        stored = find_context(url, context)
+        service = stored.service
 
         def credentials() -> client.Credentials:
             from service import client  # noqa: PLC0415 - slow to import
@@ -265,7 +267,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             if oidc or token_file:
                 return id_token.load_credentials(service.url, token_file, audience or service.url)
-            return client.Credentials(require_api_key(api_key or stored_key))
+            return client.Credentials(require_api_key(api_key or stored.api_key))
 
         return command(service=service, credentials=credentials, **others)
 
@@ -280,18 +282,16 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda decorated, decorate: decorate(decorated), decorators, wrapper)
 
 
-def find_service(url: str | None, context: str | None = None) -> tuple[client.Service, str]:
-    """Find a service, and the API key for it that `certlet login` stored; '' if it stored none.
+def find_context(url: str | None, name: str | None = None) -> contexts.Context:
+    """Find a context of `certlet login`; one without a root and an API key if it stored none.
 
     Args:
         url: the service's URL; None for that of the context.
-        context: the name of a context; None for the current one.
+        name: the name of a context; None for the current one.
     """
-    from service import client  # noqa: PLC0415 - slow to import
-    from service.cli import contexts  # noqa: PLC0415 - imports the client
+    from service.cli import contexts  # noqa: PLC0415 - imports the client, which is slow to import
 
-    found = contexts.load().find(context, url)
-    return (found.service, found.api_key) if found else (client.Service(url or DEFAULT_URL), "")
+    return contexts.load().find(name, url) or contexts.Context(url or DEFAULT_URL)
 
 
 def profile_option(default: str) -> Callable[[_Command], _Command]:
@@ -395,9 +395,15 @@ def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateI
 
 
 def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
-    """Warn of each of these files that its group or every user can read; files need not exist.
+    """Warn of each of these files that its group or every user can read; see `find_exposed`."""
+    return (f"{text}: {remedy}" for text, remedy in find_exposed(paths))
 
-    A file of another user has to be readable by a group of this one, as a Secret in a Kubernetes pod is.
+
+def find_exposed(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield a text and a remedy for each of these files that its group or every user can read.
+
+    Files need not exist. A file of another user has to be readable by a group of this one, as a Secret in a
+    Kubernetes pod is.
     """
     user = os.geteuid()
     for path in paths:
@@ -407,7 +413,7 @@ def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
             unexpected = stat.S_IROTH | (stat.S_IRGRP if user in (0, status.st_uid) else 0)
             if stat.S_ISREG(mode) and mode & unexpected:
                 readers = "every user" if mode & stat.S_IROTH else "its group"
-                yield f"{path} is readable by {readers}: chmod 600 {shlex.quote(str(path))}"
+                yield f"{path} is readable by {readers}", f"chmod 600 {shlex.quote(str(path))}"
 
 
 def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:

@@ -168,14 +168,15 @@ def _renew_due(
             # A concurrent command waits, and then reads the new certificate.
             with locked_directory(target.parent):
                 certificate = _load_certificate(target)
-                is_early = _due_time(certificate, expires_in) > datetime.now(UTC)
+                due_time = _due_time(certificate, expires_in)
+                is_early = due_time > datetime.now(UTC)
                 if is_early and not session.is_wanted_now(certificate):
-                    _report_not_due(path, certificate, _due_time(certificate, expires_in))
+                    _report_not_due(path, certificate, due_time)
                 elif dry_run:
                     session.dry_run(path, key_path, certificate)
                 else:
                     certificate = session.renew(target, key_path, certificate, may_end_earlier=is_early)
-                    _report_renewed(path, certificate, EARLY if is_early else "")
+                    _report_renewed(path, certificate, is_early=is_early)
                     renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
                 due.append(_due_time(certificate, expires_in))
         except OSError as error:
@@ -279,10 +280,15 @@ def _report_not_due(path: Path, certificate: x509.Certificate, due: datetime) ->
     )
 
 
-def _report_renewed(path: Path, certificate: x509.Certificate, note: str) -> None:
-    facts = {"file": str(path), "renewed": True, "early": bool(note)}
-    end = encoding.format_timestamp(certificate.not_valid_after_utc)
-    report(facts | inspection.certificate_facts(certificate), f"Renewed   {path}, valid until {end}{note}")
+def _report_renewed(path: Path, certificate: x509.Certificate, *, is_early: bool) -> None:
+    facts = {
+        "file": str(path),
+        "renewed": True,
+        "early": is_early,
+        **inspection.certificate_facts(certificate),
+    }
+    note = EARLY if is_early else ""
+    report(facts, f"Renewed   {path}, valid until {facts['not_after']}{note}")
 
 
 def _target(path: Path) -> Path:

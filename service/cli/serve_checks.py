@@ -179,7 +179,8 @@ def open_ledger(path: Path, *, create: bool) -> None:
 
 def remarks(settings: SimpleNamespace, directory: Path) -> Iterator[str]:
     """Yield lines with what an operator should know about the options and the CA's directory."""
-    exposed = options.exposure_warnings(_secret_files(settings, directory))
+    files = [path for path in (settings.ledger, settings.tls_key) if path]
+    exposed = options.exposure_warnings([*secret_files(directory), *files])
     for warning in (*_warnings(settings), *exposed):
         yield f"Warning   {warning}"
     if note := _status_url_note(settings, ca_directory.load_status_url(directory)):
@@ -196,7 +197,7 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
     if settings.tls and not settings.tls_name and is_unspecified(settings.host):
         yield "the TLS certificate is only for localhost: pass --tls-name to accept other clients"
     if not sandbox.is_supported():
-        yield "this kernel has no Landlock, so the HTTP process can read all files of this user"
+        yield sandbox.UNSUPPORTED
 
 
 def _status_url_note(settings: SimpleNamespace, stored: str) -> str:
@@ -210,16 +211,12 @@ def _status_url_note(settings: SimpleNamespace, stored: str) -> str:
     return f"new certificates name {settings.status_url or stored} for CRL and OCSP: {change}"
 
 
-def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
-    """Yield the files that only this user should be able to read; they need not exist."""
+def secret_files(directory: Path) -> Iterator[Path]:
+    """Yield the files of a CA that only this user should be able to read; they need not exist."""
     keys = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, ca_directory.ACME_KEY)
     configured_key = os.environ.get(CA_KEY, "").removeprefix("file:")
     yield from (directory / name for name in (*keys, ACME_PRINCIPALS, KEY_FILE, configured_key))
     yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
-    if settings.ledger:
-        yield settings.ledger
-    if settings.tls_key:
-        yield settings.tls_key
 
 
 def is_unspecified(host: str) -> bool:

@@ -108,7 +108,6 @@ class Reloads:
     def _with_tls_files(self, setup: Setup) -> Setup:
         """Return the set-up with the content of the operator's TLS files, which the gateway cannot read."""
         paths = self._settings.tls_cert, self._settings.tls_key
-        paths = self._settings.tls_cert, self._settings.tls_key
         certificate, key = (path.read_text("ascii", "replace") for path in paths)
         if "ENCRYPTED" in key:  # in the label (RFC 7468 11) or the header (RFC 1421) of the key
             raise CommandError(f"--tls-key {paths[1]} is encrypted: restart the server to use another one")

@@ -54,7 +54,7 @@ def show(*, file: str, key_file: Path | None) -> int:
     invalid; 4 without permission; 5 if the server cannot be reached.
     """
     hardening.disable_core_dumps_and_ptrace()
-    address = None if file == "-" or Path(file).exists() else tls_peer.parse_address(file)
+    address = tls_peer.find_address(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `inspection` reports the same
         key = options.load_private_key(key_file).public_key() if key_file else None

@@ -9,6 +9,7 @@ import socket
 import time
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 import idna
@@ -17,6 +18,7 @@ from OpenSSL import SSL
 
 from service.cli.terminal import CommandError, describe_os_error
 from service.exit_status import ExitStatus
+from service.gateway.listening import bracket_host
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 10.0  # seconds, to connect and for the handshake
@@ -36,8 +38,8 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        """Return `HOST:PORT`, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """Return `HOST:PORT`, as in a URL."""
+        return f"{bracket_host(self.host)}:{self.port}"
 
 
 def parse_address(text: str) -> Address | None:
@@ -53,6 +55,11 @@ def parse_address(text: str) -> Address | None:
     except ValueError:  # includes idna.IDNAError
         return None
     return Address(host, port) if host else None
+
+
+def find_address(file: str) -> Address | None:
+    """Return the address that a FILE argument is; None for an existing file, for `-` and for other texts."""
+    return None if file == "-" or Path(file).exists() else parse_address(file)
 
 
 def fetch_chain(address: Address) -> list[x509.Certificate]:

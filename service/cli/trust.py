@@ -67,7 +67,7 @@ def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
 
     They are for Debian, Fedora, macOS, Windows, Java, Node.js, Python and curl.
     """
-    service, _ = options.find_service(url)
+    service = options.find_context(url).service
     url = service.url
     root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else fetch_root(service)
     digest = encoding.fingerprint(root)

@@ -70,7 +70,7 @@ def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> N
     Exit status: 0 if the chain is valid; 1 if it is not, with the reason; 2 if the arguments are invalid; 4
     without permission; 5 if the server cannot be reached.
     """
-    address = None if file == "-" or Path(file).exists() else tls_peer.parse_address(file)
+    address = tls_peer.find_address(file)
     certificates = tls_peer.fetch_chain(address) if address else read_certificates(Path(file))
     if not certificates:
         raise CommandError(f"{file} contains no certificate")
