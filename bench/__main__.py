@@ -11,15 +11,18 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from bench import acme, comparison, contenders, lambda_zip, report
-from bench.acme import AcmeFigures
-from bench.lambda_zip import ZipFigures
+from bench import acme, base, comparison, endpoints, lambda_zip, source
+from bench.conditions import conditions
 from bench.load import BenchError, Refused
-from bench.results import Comparison
+from bench.report import Figures, report
+from bench.settings import FULL, SHORT, Settings
+from bench.source import Source
 from tests import install
 
 ROOT: Final = Path(__file__).parent.parent
@@ -31,11 +34,12 @@ TOOLS: Final = [
     "openssl",
     "taskset=util-linux",
 ]  # with their Debian packages
-FULL: Final = comparison.Settings(rounds=7, seconds=2, baseline_seconds=0.3, batch=contenders.BATCH)
-# Small batches: on a slow machine, eight of them at once must not occupy the worker for a second.
-SHORT: Final = comparison.Settings(rounds=1, seconds=1, baseline_seconds=0.05, batch=20)
-ZIP_ROUNDS: Final = 15
-ACME_ISSUANCES: Final = (100, 5)  # in a measurement; of a full and of a short run
+SECTIONS: Final = {  # name -> seconds that it takes besides its rounds, and seconds of a round
+    "cfssl": (15, 65),
+    "base": (10, 10),
+    "acme": (10, 15),
+    "zip": (60, 0),
+}
 BATCH_HINT: Final = "the machine is busy or slow: eight batches take over a second; try BENCH='--batch 50'"
 
 
@@ -45,14 +49,45 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, even if targets were missed; 1 if a measurement failed.
     """
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the servers too
+    settings = SHORT if options.short else FULL
+    settings = replace(
+        settings, rounds=options.rounds or settings.rounds, batch=options.batch or settings.batch
+    )
+    if install.main(TOOLS):
+        return 1
+    with ExitStack() as stack:
+        try:
+            earlier = stack.enter_context(source.checkout(options.base)) if options.base else None
+        except BenchError as error:
+            sys.stderr.write(f"bench: --base: {error}\n")
+            return 1
+        figures, has_failed = _measure(settings, options, earlier)
+    text = report(figures)
+    print(text)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    (options.output_dir / "bench.json").write_text(json.dumps(asdict(figures), indent=1) + "\n")
+    is_complete = not (options.short or options.only or has_failed)
+    for path in [options.output_dir / FIGURES.name, *([FIGURES] if is_complete else [])]:
+        path.write_text(text)
+    return int(has_failed)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="make bench", description="Measure Certlet against cfssl and pebble, and the Lambda zip."
+        prog="make bench",
+        description="Measure Certlet against cfssl, pebble and its base, and the Lambda zip.",
     )
     parser.add_argument(
         "--short", action="store_true", help="only check that the benchmark runs; the figures mean little"
     )
+    parser.add_argument("--base", metavar="REV", help="compare with this commit, too")
     parser.add_argument(
-        "--rounds", type=_count, metavar="N", help=f"repeat the comparison N times [{FULL.rounds}]"
+        "--only", action="append", choices=sorted(SECTIONS), help="measure only this section (repeatable)"
+    )
+    parser.add_argument(
+        "--rounds", type=_count, metavar="N", help=f"repeat each comparison N times [{FULL.rounds}]"
     )
     parser.add_argument(
         "--batch",
@@ -61,46 +96,53 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"put N certificates in a batch; use fewer on a slow machine [{FULL.batch}]",
     )
     parser.add_argument("--output-dir", type=Path, default=ROOT / "build", metavar="DIR", help="[build/]")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the servers too
-    try:
-        server_figures, acme_figures, zip_figures = _measure(options)
-    except BenchError as error:
-        sys.stderr.write(f"bench: {error}\n")
-        if isinstance(error, Refused):
-            sys.stderr.write(f"bench: failed {comparison.TRIES} times: {BATCH_HINT}\n")
-        return 1
-    text = report.report(server_figures, acme_figures, zip_figures)
-    print(text)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    document = {
-        "comparison": asdict(server_figures),
-        "acme": [asdict(figures) for figures in acme_figures],
-        "zip": asdict(zip_figures),
-    }
-    (options.output_dir / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
-    for path in [options.output_dir / FIGURES.name, *([] if options.short else [FIGURES])]:
-        path.write_text(text)
-    return 0
+    return parser
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= contenders.BATCH:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {contenders.BATCH}")
+    if not text.isdigit() or not 1 <= int(text) <= endpoints.BATCH:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {endpoints.BATCH}")
     return int(text)
 
 
-def _measure(options: argparse.Namespace) -> tuple[Comparison, list[AcmeFigures], ZipFigures]:
-    if install.main(TOOLS):
-        raise BenchError("required programs are missing")
-    settings = SHORT if options.short else FULL
-    settings = replace(
-        settings, rounds=options.rounds or settings.rounds, batch=options.batch or settings.batch
-    )
-    with tempfile.TemporaryDirectory(prefix="certlet-bench-") as temporary:
-        server_figures = comparison.compare(Path(temporary), settings)
-    acme_figures = acme.compare(settings.rounds, ACME_ISSUANCES[options.short])
-    return server_figures, acme_figures, lambda_zip.measure(1 if options.short else ZIP_ROUNDS)
+def _measure(settings: Settings, options: argparse.Namespace, earlier: Source | None) -> tuple[Figures, bool]:
+    """Measure the sections; return the figures, and whether a section failed."""
+    names = [name for name in SECTIONS if name in (options.only or SECTIONS) and (name != "base" or earlier)]
+    seconds = sum(SECTIONS[name][0] + SECTIONS[name][1] * settings.rounds for name in names)
+    if not options.short:
+        sys.stderr.write(f"bench: about {seconds / 60:.0f} minutes\n")
+    figures = Figures(dict(_conditions(settings, options.base)))
+    has_failed = False
+    for name in names:
+        try:
+            with tempfile.TemporaryDirectory(prefix="certlet-bench-") as temporary:
+                _measure_section(name, figures, Path(temporary), settings, earlier)
+        except BenchError as error:
+            has_failed = True
+            sys.stderr.write(f"bench: {name}: {error}\n")
+            if isinstance(error, Refused):
+                sys.stderr.write(f"bench: failed {comparison.TRIES} times: {BATCH_HINT}\n")
+    return figures, has_failed
+
+
+def _measure_section(
+    name: str, figures: Figures, directory: Path, settings: Settings, earlier: Source | None
+) -> None:
+    if name == "cfssl":
+        figures.comparison = comparison.compare(directory, settings)
+    elif name == "base" and earlier:
+        figures.base = base.compare(directory, settings, earlier)
+    elif name == "acme":
+        figures.acme = acme.compare(settings)
+    elif name == "zip":
+        figures.lambda_zip = lambda_zip.measure(settings.zip_rounds)
+
+
+def _conditions(settings: Settings, revision: str | None) -> Iterator[tuple[str, str]]:
+    yield from conditions()
+    yield "measured", f"{settings.rounds} rounds of {settings.seconds} s, batches of {settings.batch}"
+    if revision:
+        yield "base", revision
 
 
 if __name__ == "__main__":

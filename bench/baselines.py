@@ -15,7 +15,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from bench import contenders, load
+from bench import endpoints, load
 from bench.load import BenchError
 from service import openapi
 from service.audit import AuditRecord
@@ -26,7 +26,7 @@ from service.pki import keys
 from tests import factories
 
 ISSUE: Final = "authority.issue, one at a time"
-ISSUE_ALL: Final = f"authority.issue_batch, {contenders.BATCH} at a time"
+ISSUE_ALL: Final = f"authority.issue_batch, {endpoints.BATCH} at a time"
 LOAD, VERIFY_CSR, SIGN, PEM = (
     f"cryptography: {call}"
     for call in ("load the CSR", "verify its signature", "build and sign", "certificate to PEM")
@@ -68,7 +68,7 @@ def measure(ca: Path, key_type: str, seconds: float) -> list[Baseline]:
 def _issuance(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """Whole requests, with the audit records discarded."""
     authority = _authority(ca)
-    requests = [factories.issuance_request(csr) for csr in contenders.requests()]
+    requests = [factories.issuance_request(csr) for csr in endpoints.requests()]
 
     def one_by_one() -> None:
         for request in requests:
@@ -85,7 +85,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """The calls that any Python program needs, with the extensions of Certlet's certificates."""
     key = ca_directory.load_private_key(ca / ca_directory.SIGNING_KEY, None)
     issuer = x509.load_pem_x509_certificate((ca / ca_directory.SIGNING_CERTIFICATE).read_bytes())
-    pem = contenders.requests()[0]
+    pem = endpoints.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
     template = _authority(ca).issue(factories.issuance_request(pem)).certificate
     hash_algorithm = keys.signature_hash(key.public_key())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import http.client
 import json
 import os
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -18,13 +19,11 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from bench import load
+from bench.endpoints import Endpoint
 from bench.load import BenchError, Load
+from bench.source import PRESENT, Source
 from service.keystore import ca_directory
 from tests import servers
 from tests.servers import API_KEY, HttpService
@@ -32,8 +31,8 @@ from tests.servers import API_KEY, HttpService
 KEY_TYPES: Final = ("p-256", "rsa-2048")
 """The CA's key types; the requests' keys are P-256."""
 
-BATCH: Final = 100
 _START_TIMEOUT: Final = 20.0  # seconds for a server to start
+_STOP_TIMEOUT: Final = 40.0  # seconds for a server to stop
 _MAX_RETRIES: Final = 10  # of a request to a busy server
 _MAX_HEADER_BYTES: Final = 1000  # more than the size of a response's headers, in bytes
 
@@ -41,27 +40,6 @@ _MAX_HEADER_BYTES: Final = 1000  # more than the size of a response's headers, i
 CFSSL_POLICY: Final = {
     "signing": {"default": {"expiry": "2160h", "usages": ["digital signature", "server auth"]}}
 }
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One operation that issues certificates.
-
-    Attributes:
-        name: its name in the figures.
-        path: the path of the URL.
-        headers: the headers of each request.
-        bodies: the bodies, sent in turn.
-        certificates: returns the certificates in a response's body, PEM.
-        batch: the number of certificates in a response.
-    """
-
-    name: str
-    path: str
-    headers: Mapping[str, str]
-    bodies: tuple[bytes, ...]
-    certificates: Callable[[bytes], list[str]]
-    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,84 +61,29 @@ class Server:
         return HttpService(self.url).request("POST", endpoint.path, body, endpoint.headers)
 
 
-@functools.cache
-def requests() -> tuple[bytes, ...]:
-    """Create a hundred CSRs of the same form and size, each with its own key and name, PEM."""
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(BATCH)]
-    return tuple(request(f"n{number:02}.example.com", key) for number, key in enumerate(keys))
-
-
-def request(name: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
-    """Create a CSR for a name, PEM."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names = x509.SubjectAlternativeName([x509.DNSName(name)])
-    builder = x509.CertificateSigningRequestBuilder(subject).add_extension(names, critical=False)
-    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def sign(csrs: Sequence[bytes]) -> Endpoint:
-    """Certlet's `POST /sign`, without text."""
-    bodies = tuple(_json({"csr": csr.decode(), "text": False}) for csr in csrs)
-    headers = {"x-api-key": API_KEY, "Content-Type": "application/json"}
-    return Endpoint(
-        "POST /sign", "/sign", headers, bodies, lambda response: [json.loads(response)["crt_pem"]]
-    )
-
-
-def sign_pem(csrs: Sequence[bytes]) -> Endpoint:
-    """Certlet's `POST /sign.pem`."""
-    headers = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
-
-    def first(response: bytes) -> list[str]:
-        return [x509.load_pem_x509_certificates(response)[0].public_bytes(Encoding.PEM).decode()]
-
-    return Endpoint("POST /sign.pem", "/sign.pem", headers, tuple(csrs), first)
-
-
-def sign_batch(csrs: Sequence[bytes]) -> Endpoint:
-    """Certlet's `POST /sign/batch`, without text: one request for all CSRs."""
-    body = _json({"requests": [{"csr": csr.decode()} for csr in csrs], "text": False})
-    headers = {"x-api-key": API_KEY, "Content-Type": "application/json"}
-
-    def certificates(response: bytes) -> list[str]:
-        return [result["certificate"]["crt_pem"] for result in json.loads(response)["results"]]
-
-    name = f"POST /sign/batch of {len(csrs)}"
-    return Endpoint(name, "/sign/batch", headers, (body,), certificates, len(csrs))
-
-
-def cfssl_sign(csrs: Sequence[bytes]) -> Endpoint:
-    """cfssl's `sign`, one CSR per request."""
-    bodies = tuple(_json({"certificate_request": csr.decode()}) for csr in csrs)
-    headers = {"Content-Type": "application/json"}
-
-    def certificate(response: bytes) -> list[str]:
-        return [json.loads(response)["result"]["certificate"]]
-
-    return Endpoint("cfssl", "/api/v1/cfssl/sign", headers, bodies, certificate)
-
-
-def create_ca(directory: Path, key_type: str) -> Path:
+def create_ca(directory: Path, key_type: str, source: Source = PRESENT) -> Path:
     """Create a CA in a new directory below `directory`, and return that."""
-    ca = directory / f"ca-{key_type}"
-    init = servers.certlet("init", ca, "--key-type", key_type, cwd=directory)
-    if init.returncode:
-        raise BenchError(init.stderr.decode())
+    ca = directory / f"ca-{source.name}-{key_type}"
+    options = [] if key_type == "p-256" else ["--key-type", key_type]  # the default, also of earlier commits
+    source.run("service.cli", "init", ca, *options, cwd=directory)
     return ca
 
 
 @contextlib.contextmanager
-def certlet(directory: Path, ca: Path) -> Iterator[Server]:
-    """Run Certlet, with one worker and no usage plan, and with its logs in files."""
+def certlet(directory: Path, ca: Path, source: Source = PRESENT) -> Iterator[Server]:
+    """Run Certlet, with one worker and no usage plan, on the server's core, and with its logs in files."""
     directory.mkdir()
-    command = load.pinned(load.cores()[0], [*servers.SERVE, "--port", "0"])
-    options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
-    with servers.certlet_server(directory, *options, command=command) as server:
-        yield Server(server.process.pid, server.url, ca)
+    port, log = servers.free_port(), directory / "server.log"
+    url = f"http://127.0.0.1:{port}"
+    command: list[str | Path] = [sys.executable, "-P", "-m", "service.cli", "serve", "--port", str(port)]
+    command += ["--ca", ca, "--workers=1", source.no_usage_plan, "--audit-log", directory / "audit.log"]
+    environ = source.environ(CERTLET_API_KEY=API_KEY)
+    with background(load.pinned(load.cores()[0], command), directory, environ, log, port) as process:
+        try:
+            HttpService(url).request("GET", "/")  # its response comes when the workers are ready
+        except (OSError, http.client.HTTPException):
+            raise BenchError(f"the server did not start: {log.read_text()}") from None
+        yield Server(process.pid, url, ca)
 
 
 @contextlib.contextmanager
@@ -173,7 +96,8 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     command: list[str | Path] = ["cfssl", "serve", "-address", "127.0.0.1", "-port", str(port)]
     command += ["-config", policy]
     command += ["-ca", ca / ca_directory.SIGNING_CERTIFICATE, "-ca-key", ca / ca_directory.SIGNING_KEY]
-    with background(command, directory, {**os.environ, "GOMAXPROCS": "1"}, log, port) as process:
+    environ = {**os.environ, "GOMAXPROCS": "1"}
+    with background(load.pinned(load.cores()[0], command), directory, environ, log, port) as process:
         yield Server(process.pid, f"http://127.0.0.1:{port}", ca)
 
 
@@ -181,7 +105,7 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
 def background(
     command: Sequence[str | Path], directory: Path, environ: Mapping[str, str], log: Path, port: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on the server's core, and wait until it accepts connections.
+    """Run a server until the end of the block; wait until it accepts connections.
 
     Args:
         command: the command.
@@ -194,19 +118,17 @@ def background(
         BenchError: it did not start; the message contains its output.
     """
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed command
-            load.pinned(load.cores()[0], command),
-            cwd=directory,
-            env=environ,
-            stdout=output,
-            stderr=output,
-        )
+        process = subprocess.Popen(command, cwd=directory, env=environ, stdout=output, stderr=output)  # noqa: S603 - fixed
     try:
         _wait_for(process, port, log)
         yield process
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -254,7 +176,7 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
         response = server.post(endpoint, endpoint.bodies[number])
     if response.status != HTTPStatus.OK:
         raise BenchError(f"{server.url}{endpoint.path}: {response.status} {response.body.decode()}")
-    csrs = requests()[number : number + endpoint.batch]
+    csrs = endpoint.csrs[number * endpoint.batch :][: endpoint.batch]
     try:
         certificates = endpoint.certificates(response.body)
     except (KeyError, TypeError, ValueError) as error:
@@ -288,62 +210,3 @@ def _verify_certificate(
         raise BenchError("a certificate has another key or name than its request")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=6):
         raise BenchError("a certificate is not valid now, or for less than six days")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The two servers' responses to a request that should be refused.
-
-    Attributes:
-        request: what is wrong with it.
-        cfssl, certlet: a summary of the response.
-    """
-
-    request: str
-    cfssl: str
-    certlet: str
-
-
-def differences(certlet: Server, cfssl: Server) -> list[Difference]:
-    """Send both servers bad requests."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    valid = x509.load_pem_x509_csr(request("a.example.com", key)).public_bytes(Encoding.DER)
-    forged = x509.load_der_x509_csr(valid[:-1] + bytes([valid[-1] ^ 1])).public_bytes(Encoding.PEM)
-    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - the servers must refuse it
-    cases = {
-        "a signature by another key": forged,
-        "an RSA key of 1,024 bits": request("a.example.com", short),
-        "an RSA key of two close primes (CVE-2022-26320)": request("a.example.com", _close_primes()),
-        "the name `not a name`": request("not a name", key),
-    }
-    responses = [
-        Difference(defect, _summary(cfssl, cfssl_sign([csr])), _summary(certlet, sign([csr])))
-        for defect, csr in cases.items()
-    ]
-    without_key = replace(sign(requests()[:1]), headers={"Content-Type": "application/json"})
-    cfssl_response = _summary(cfssl, cfssl_sign(requests()[:1]))
-    return [*responses, Difference("no API key", cfssl_response, _summary(certlet, without_key))]
-
-
-def _close_primes() -> rsa.RSAPrivateKey:
-    """Create a key that Fermat's factorisation method breaks at once."""
-    p = rsa.generate_private_key(65537, 2048).private_numbers().p
-    q = p + 2
-    while (
-        pow(2, q - 1, q) != 1
-    ):  # Fermat's primality test; no composite number of this size passes it by chance
-        q += 2
-    d = pow(65537, -1, (p - 1) * (q - 1))
-    public = rsa.RSAPublicNumbers(65537, p * q)
-    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
-
-
-def _summary(server: Server, endpoint: Endpoint) -> str:
-    response = server.post(endpoint, endpoint.bodies[0])
-    if response.status == HTTPStatus.OK:
-        return "signed"
-    document = json.loads(response.body)
-    errors = document.get("errors") or [document]
-    return (
-        f"{response.status} {', '.join(sorted({error.get('message') or error['code'] for error in errors}))}"
-    )

@@ -126,7 +126,7 @@ def measure(rounds: int) -> ZipFigures:
         (MAX_WARM, warm.median),
         (MAX_RESIDENT, resident),
     )
-    targets = tuple(Target(bound, value <= bound, at_most=True) for bound, value in values)
+    targets = tuple(Target.maximum(bound, value) for bound, value in values)
     return ZipFigures(megabytes, cold, warm, resident, targets)
 
 

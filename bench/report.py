@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from bench.acme import AcmeFigures
+from bench.base import AgainstBase
 from bench.lambda_zip import ZipFigures
 from bench.results import Comparison, Cost, Served, Share, Spread
 
 _COLUMNS: Final = ("CA", "connections", "endpoint")
 
 
-def report(comparison: Comparison, acme: Sequence[AcmeFigures], lambda_zip: ZipFigures) -> str:
+@dataclass
+class Figures:
+    """The figures of a run; those of a section that was left out, or failed, are None.
+
+    Attributes:
+        conditions: the machine, the programs and the settings.
+        comparison: Certlet and cfssl.
+        base: Certlet and an earlier commit.
+        acme: Certlet and pebble.
+        lambda_zip: the zip.
+    """
+
+    conditions: Mapping[str, str]
+    comparison: Comparison | None = None
+    base: Sequence[AgainstBase] | None = None
+    acme: Sequence[AcmeFigures] | None = None
+    lambda_zip: ZipFigures | None = None
+
+
+def report(figures: Figures) -> str:
     """Return all tables."""
-    return "\n\n".join(["# Figures", *_comparison(comparison), *_acme(acme), *_zip(lambda_zip)]) + "\n"
+    parts = ["# Figures", "; ".join(f"{name}: {value}" for name, value in figures.conditions.items()) + "."]
+    if figures.comparison:
+        parts += _comparison(figures.comparison)
+    if figures.base:
+        parts += _base(figures.base)
+    if figures.acme:
+        parts += _acme(figures.acme)
+    if figures.lambda_zip:
+        parts += _zip(figures.lambda_zip)
+    return "\n\n".join(parts) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
-    yield "; ".join(f"{name}: {value}" for name, value in comparison.conditions.items()) + "."
     if comparison.repeated:
         yield f"{comparison.repeated} measurements were repeated because a request failed."
     yield "## Against cfssl"
@@ -76,17 +105,34 @@ def _shares(shares: Sequence[Share]) -> Iterator[list[str]]:
     ]
 
 
+def _base(rows: Sequence[AgainstBase]) -> Iterator[str]:
+    yield "## Against the base"
+    yield _table(
+        ["endpoint", "certificates/s", "base", "x base", "target", "x by CPU time"],
+        (
+            [
+                row.name,
+                *(_spread(rate, 0) for rate in row.rates),
+                _spread(row.ratio),
+                str(row.target),
+                _spread(row.cpu_ratio),
+            ]
+            for row in rows
+        ),
+    )
+
+
 def _acme(figures: Sequence[AcmeFigures]) -> Iterator[str]:
     yield "## ACME against pebble"
-    header = ["CA", "server", "requests", "ms waited", "CPU µs", "x by CPU time"]
+    header = ["CA", "server", "requests", "ms waited", "CPU µs", "x pebble's", "target"]
     yield _table(header, [row for item in figures for row in _issuances(item)])
 
 
 def _issuances(figures: AcmeFigures) -> Iterator[list[str]]:
     columns = zip(figures.requests, figures.waited, figures.cpu, strict=True)
     certlet, pebble = ([f"{number:g}", f"{ms:.1f}", _spread(cpu, 0)] for number, ms, cpu in columns)
-    yield ["rsa-2048", "pebble", *pebble, "1"]
-    yield [figures.ca, "Certlet", *certlet, _spread(figures.ratio)]
+    yield ["rsa-2048", "pebble", *pebble, "1", ""]
+    yield [figures.ca, "Certlet", *certlet, _spread(figures.ratio), str(figures.target)]
 
 
 def _zip(zip_figures: ZipFigures) -> Iterator[str]:

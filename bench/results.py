@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bench.bad_requests import Difference
 from bench.baselines import ISSUE, Baseline
-from bench.contenders import Difference, Endpoint
+from bench.endpoints import Endpoint
 from bench.load import Load
 
 CFSSL: Final = "cfssl"
@@ -17,7 +18,7 @@ MAX_BATCH_RATIO: Final = 1.3  # of a batch over HTTP to `authority.issue` in a l
 MIN_RATIOS: Final = {  # to cfssl's rate, at the highest number of connections
     ("/sign", "p-256"): 0.25,
     ("/sign", "rsa-2048"): 1.0,
-    ("/sign/batch", "p-256"): 0.8,
+    ("/sign/batch", "p-256"): 1.0,
     ("/sign/batch", "rsa-2048"): 2.0,
 }
 
@@ -60,6 +61,16 @@ class Target:
     bound: float
     met: bool
     at_most: bool = False
+
+    @classmethod
+    def minimum(cls, bound: float, value: float) -> Target:
+        """The target that a value is at least `bound`."""
+        return cls(bound, value >= bound)
+
+    @classmethod
+    def maximum(cls, bound: float, value: float) -> Target:
+        """The target that a value is at most `bound`."""
+        return cls(bound, value <= bound, at_most=True)
 
     def __str__(self) -> str:
         return (
@@ -135,7 +146,6 @@ class Comparison:
     """All figures of the servers.
 
     Attributes:
-        conditions: the machine, the programs and the settings.
         served: the servers' figures.
         costs: the costs of the baselines.
         shares: batches relative to their baseline.
@@ -143,7 +153,6 @@ class Comparison:
         repeated: how many measurements were repeated because a request failed.
     """
 
-    conditions: Mapping[str, str]
     served: tuple[Served, ...]
     costs: tuple[Cost, ...]
     shares: tuple[Share, ...]
@@ -172,14 +181,12 @@ def served(ca: str, connections: int, rounds: Sequence[Sequence[Pair]]) -> list[
     for column in zip(*rounds, strict=True):
         endpoint = column[0].endpoint
         certlet, cfssl = [pair.certlet for pair in column], [pair.cfssl for pair in column]
-        ratio = Spread.ratio(
-            [_rate(load, endpoint.batch) for load in certlet], [_rate(load) for load in cfssl]
-        )
+        ratio = Spread.ratio([rate(load, endpoint.batch) for load in certlet], [rate(load) for load in cfssl])
         cpu_ratio = Spread.ratio(
-            [_cpu(load) for load in cfssl], [_cpu(load, endpoint.batch) for load in certlet]
+            [cpu_cost(load) for load in cfssl], [cpu_cost(load, endpoint.batch) for load in certlet]
         )
         bound = MIN_RATIOS.get((endpoint.path, ca)) if connections == CONNECTIONS[-1] else None
-        target = None if bound is None else Target(bound, ratio.median >= bound)
+        target = None if bound is None else Target.minimum(bound, ratio.median)
         row = _served(ca, connections, endpoint.name, endpoint.batch, certlet)
         rows.append(replace(row, ratio=ratio, target=target, cpu_ratio=cpu_ratio))
     return rows
@@ -191,23 +198,23 @@ def _served(ca: str, connections: int, name: str, batch: int, loads: Sequence[Lo
         connections,
         name,
         batch,
-        rate=Spread.of([_rate(load, batch) for load in loads]),
+        rate=Spread.of([rate(load, batch) for load in loads]),
         ratio=None,
         target=None,
         cpu_ratio=None,
         p50=statistics.median(load.p50 for load in loads),
         p99=statistics.median(load.p99 for load in loads),
-        cpu=statistics.median(_cpu(load, batch) for load in loads),
+        cpu=statistics.median(cpu_cost(load, batch) for load in loads),
         resident=loads[-1].resident,
     )
 
 
-def _rate(load: Load, batch: int = 1) -> float:
+def rate(load: Load, batch: int = 1) -> float:
     """Certificates per second."""
     return load.requests * batch / load.seconds
 
 
-def _cpu(load: Load, batch: int = 1) -> float:
+def cpu_cost(load: Load, batch: int = 1) -> float:
     """Microseconds of processor time per certificate."""
     return load.cpu / load.requests / batch * 1e6
 
@@ -222,7 +229,7 @@ def costs(ca: str, rounds: Sequence[Sequence[Baseline]]) -> list[Cost]:
 
 def share(ca: str, batches: Sequence[Pair], baselines: Sequence[Sequence[Baseline]]) -> Share:
     """Compare batches over HTTP with `authority.issue` in the same rounds."""
-    over_http = [1e6 / _rate(pair.certlet, pair.endpoint.batch) for pair in batches]
+    over_http = [1e6 / rate(pair.certlet, pair.endpoint.batch) for pair in batches]
     direct = [item.microseconds for round_ in baselines for item in round_ if item.name == ISSUE]
     ratio = Spread.ratio(over_http, direct)
-    return Share(ca, ratio, Target(MAX_BATCH_RATIO, ratio.median <= MAX_BATCH_RATIO, at_most=True))
+    return Share(ca, ratio, Target.maximum(MAX_BATCH_RATIO, ratio.median))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench import acme, baselines, contenders, load, results
+from bench import acme, base, baselines, comparison, contenders, endpoints, load, results
 from bench.contenders import Server
 from bench.load import BenchError, Load, Refused
 from bench.results import Spread, Target
@@ -45,7 +45,16 @@ def certlet(directory: Path, ca: Path) -> Iterator[Server]:
 def short_run(directory: Path) -> Path:
     """The output folder of a short run, which leaves bench/figures.md unchanged."""
     before = command.FIGURES.read_bytes()
-    command_line = (sys.executable, "-m", "bench", "--short", "--output-dir", directory / "out")
+    command_line = (
+        sys.executable,
+        "-m",
+        "bench",
+        "--short",
+        "--base",
+        "HEAD",
+        "--output-dir",
+        directory / "out",
+    )
     process = servers.run(*command_line, cwd=servers.ROOT, timeout=1800)
     assert (directory / "out" / "figures.md").read_text() in process.stdout
     assert command.FIGURES.read_bytes() == before
@@ -93,7 +102,7 @@ def test_short_run_reports_every_baseline(short_run: Path) -> None:
 
 def test_short_run_reports_the_zip(short_run: Path) -> None:
     """The report has the zip's size, cold start, warm time and memory, with their targets."""
-    document = json.loads((short_run / "bench.json").read_text())["zip"]
+    document = json.loads((short_run / "bench.json").read_text())["lambda_zip"]
     values = [
         document["megabytes"],
         document["cold"]["median"],
@@ -102,6 +111,23 @@ def test_short_run_reports_the_zip(short_run: Path) -> None:
     ]
     assert all(map(is_positive, values))
     assert [target["bound"] for target in document["targets"]] == [12, 3, 2.5, 100]
+
+
+def test_short_run_compares_with_the_base(short_run: Path) -> None:
+    """The base is the last commit here, and has rate, ratio and processor time for single requests and batches."""
+    document = json.loads((short_run / "bench.json").read_text())["base"]
+    assert [row["name"] for row in document] == [NAMES[1], NAMES[3]]
+    for row in document:
+        figures = [*row["rates"], row["ratio"], row["cpu_ratio"]]
+        assert all(is_positive(value) for figure in figures for value in figure.values()), row
+
+
+@pytest.mark.parametrize(("requests", "met"), [(114, False), (115, True)])
+def test_target_against_the_base_is_a_ratio_of_rates(requests: int, *, met: bool) -> None:
+    """15 % more requests than the base, for half of its processor time."""
+    row = base.compute("POST /sign", 1, [(measurement(requests, cpu=requests / 200), measurement(100))])
+    assert (row.ratio.median, row.target) == (requests / 100, Target(1.15, met))
+    assert row.cpu_ratio.median == pytest.approx(2)
 
 
 def test_short_run_compares_acme_with_pebble(short_run: Path) -> None:
@@ -132,21 +158,21 @@ def measurement(requests: int, cpu: float = 1) -> Load:
     return Load(requests, 2, 900, 1, 2, cpu, 50)
 
 
-@pytest.mark.parametrize(("requests", "met"), [(7, False), (8, True)])
+@pytest.mark.parametrize(("requests", "met"), [(9, False), (10, True)])
 def test_target_of_a_batch_counts_certificates(requests: int, *, met: bool) -> None:
-    """A batch of 10 counts as 10: 8 batches to 100 requests are 0.8 of cfssl's rate; 7 miss the target."""
-    endpoint = contenders.sign_batch(contenders.requests()[:10])
+    """A batch of 10 counts as 10: 10 batches to 100 requests are cfssl's rate; 9 miss the target."""
+    endpoint = endpoints.sign_batch(endpoints.requests()[:10])
     pair = results.Pair(endpoint, measurement(requests), measurement(100))
     cfssl, row = results.served("p-256", 8, [[pair]])
     assert (cfssl.rate.median, cfssl.ratio, cfssl.target) == (50, None, None)
-    assert (row.rate.median, row.target) == (requests * 5, Target(0.8, met))
+    assert (row.rate.median, row.target) == (requests * 5, Target(1.0, met))
     assert results.served("p-256", 1, [[pair]])[1].target is None
 
 
 @pytest.mark.parametrize(("microseconds", "met"), [(1540, True), (1530, False)])
 def test_batch_over_http_has_a_target_relative_to_issuance(microseconds: float, *, met: bool) -> None:
     """2,000 µs over HTTP are at most 1.3 times 1,540 µs, but more than 1.3 times 1,530 µs."""
-    pair = results.Pair(contenders.sign_batch(contenders.requests()[:10]), measurement(100), measurement(100))
+    pair = results.Pair(endpoints.sign_batch(endpoints.requests()[:10]), measurement(100), measurement(100))
     share = results.share("p-256", [pair], [[baselines.Baseline(baselines.ISSUE, microseconds)]])
     assert share.target == Target(1.3, met, at_most=True)
     assert str(share.target).endswith("met" if met else "missed")
@@ -154,7 +180,7 @@ def test_batch_over_http_has_a_target_relative_to_issuance(microseconds: float, 
 
 def test_failed_requests_invalidate_a_measurement(certlet: Server) -> None:
     """With a wrong API key the measurement fails; with the right one it succeeds."""
-    endpoint = contenders.sign(contenders.requests())
+    endpoint = endpoints.sign(endpoints.requests())
     wrong_key = {**endpoint.headers, "x-api-key": "wrong"}
     with pytest.raises(Refused, match=r"'refused': [1-9]"):
         load.run(certlet.pid, certlet.url + endpoint.path, wrong_key, endpoint.bodies, 1, 1)
@@ -165,7 +191,7 @@ def test_failed_requests_invalidate_a_measurement(certlet: Server) -> None:
 
 def test_certificates_of_another_ca_invalidate_a_measurement(certlet: Server, directory: Path) -> None:
     """Each certificate must be issued by the server's CA."""
-    endpoint = contenders.sign(contenders.requests())
+    endpoint = endpoints.sign(endpoints.requests())
     assert contenders.verify(certlet, endpoint, 7) > 1000
     assert servers.certlet("init", directory / "other", cwd=directory).returncode == 0
     with pytest.raises(BenchError, match="another issuer than the CA"):
@@ -174,14 +200,14 @@ def test_certificates_of_another_ca_invalidate_a_measurement(certlet: Server, di
 
 def test_certificates_for_another_request_invalidate_a_measurement(certlet: Server) -> None:
     """Each certificate must have the key and name of its request."""
-    endpoint = contenders.sign(contenders.requests()[1:])
+    endpoint = endpoints.sign(endpoints.requests())
     with pytest.raises(BenchError, match="another key or name"):
-        contenders.verify(certlet, endpoint, 0)
+        contenders.verify(certlet, replace(endpoint, csrs=endpoint.csrs[1:]), 0)
 
 
 def test_failures_within_a_batch_invalidate_a_measurement(certlet: Server) -> None:
     """A batch is 200 even if nothing was signed; the size of the responses shows this."""
-    endpoint = contenders.sign_batch(contenders.requests()[:20])
+    endpoint = endpoints.sign_batch(endpoints.requests()[:20])
     garbage = json.dumps({"requests": [{"csr": "garbage"}] * 20}).encode()
     assert contenders.measure(certlet, endpoint, 1, 1).requests > 0
     with pytest.raises(BenchError, match="bytes per response under load"):
@@ -247,7 +273,7 @@ def test_cfssl_start_failure_is_reported(tmp_path: Path, ca: Path, monkeypatch: 
         contenders.cfssl(tmp_path / "idle", tmp_path) as server,
         pytest.raises(BenchError, match="/sign: 404"),
     ):
-        contenders.verify(server, contenders.cfssl_sign(contenders.requests()), 0)
+        contenders.verify(server, endpoints.cfssl_sign(endpoints.requests()), 0)
     monkeypatch.setattr(contenders, "CFSSL_POLICY", {"signing": {"default": {"expiry": "soon"}}})
     with (
         pytest.raises(BenchError, match=r"did not start: [\s\S]*soon"),
@@ -259,16 +285,45 @@ def test_cfssl_start_failure_is_reported(tmp_path: Path, ca: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("error", "has_hint"), [(Refused("u: {'refused': 1}"), True), (BenchError("u: no"), False)]
 )
-def test_failed_requests_get_a_hint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, *, has_hint: bool
+def test_failed_section_is_reported_and_has_no_figures(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: Exception,
+    *,
+    has_hint: bool,
 ) -> None:
-    """If requests failed, the error suggests smaller batches."""
+    """The other sections are measured. If requests failed, the error suggests smaller batches."""
 
-    def fail(_options: object) -> None:
+    def fail(_directory: object, _settings: object) -> None:
         raise error
 
-    monkeypatch.setattr(command, "_measure", fail)
-    assert command.main(["--short"]) == 1
+    monkeypatch.setattr(comparison, "compare", fail)
+    monkeypatch.setattr(acme, "compare", lambda _settings: [])
+    arguments = ["--short", "--only", "cfssl", "--only", "acme", "--output-dir", str(tmp_path)]
+    assert command.main(arguments) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"bench: {error}"
+    assert lines[0] == f"bench: cfssl: {error}"
     assert [command.BATCH_HINT in line for line in lines[1:]] == [True] * has_hint
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert (document["comparison"], document["acme"]) == (None, [])
+
+
+def test_partial_run_leaves_the_committed_figures_unchanged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run with --only or --short writes only to the output folder; a complete one writes both."""
+    monkeypatch.setattr(command, "FIGURES", tmp_path / "figures.md")
+    monkeypatch.setattr(command, "SECTIONS", {"acme": (0, 0)})
+    monkeypatch.setattr(acme, "compare", lambda _settings: [])
+    for arguments in (["--only", "acme"], ["--short"]):
+        assert command.main([*arguments, "--output-dir", str(tmp_path / "out")]) == 0
+        assert not command.FIGURES.exists()
+    assert command.main(["--output-dir", str(tmp_path / "out")]) == 0
+    assert command.FIGURES.read_text() == (tmp_path / "out" / "figures.md").read_text()
+
+
+def test_unknown_base_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert command.main(["--base", "unknown", "--output-dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("bench: --base: git: fatal: not a valid object name")
+    assert not list(tmp_path.iterdir())
