@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import ocsp
 
 from service.keystore.acme_principals import ACME_PRINCIPALS
-from service.pki import certificate_reader, encoding
+from service.pki import certificate_reader
 from service.pki.acme_key import AcmeKey
+from service.pki.certificate import to_text
 from tests import csrs, factories, servers
 from tests.est.devices import client_context, encode_body, parse_certificates
 from tests.gateway import second_api
@@ -490,7 +491,7 @@ def _describe(value: Any) -> list[str] | str:
 
 def _describe_certificate(certificate: x509.Certificate) -> str:
     """Describe a certificate and its validity, without times, serial number and the CA's keys."""
-    text = _VOLATILE_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
+    text = _VOLATILE_TEXT.sub(lambda match: f"{match[1] or match[3]} …", to_text(certificate))
     if "CA:TRUE" in text:
         text = _CA_KEY.sub(r"\1 …", text)
     validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc

@@ -2,12 +2,17 @@
 
 Each command has a module of its name, except that `ca` has `init`, `rollover`, `rotate-serial-key` and
 `sign-ca-status`, `print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the shared
-options, `terminal` prints, and `inspection` analyses files for `show`.
+options, `input_files` reads files that arguments name, `terminal` prints, and `inspection` analyses files for
+`show`.
 """
 
 from __future__ import annotations
 
 import gc
+
+gc.set_threshold(50_000)  # allocations between collections; most objects live until the command ends
+
+# ruff: noqa: E402 - the imports create most objects
 import importlib
 import os
 import signal
@@ -16,13 +21,11 @@ import warnings
 from typing import Final
 
 import click
-from click.shell_completion import shell_complete
 
 from service import exit_status
 from service.cli.terminal import Group, describe_os_error, warn
 from service.exit_status import ExitStatus
 
-GC_THRESHOLD: Final = 50_000  # allocations between collections; most objects live until the command ends
 COMPLETION: Final = "_CERTLET_COMPLETE"  # set by the completion script of a shell
 
 # The module and the summary of each command. With these, --help and completion need not import the modules.
@@ -54,7 +57,6 @@ _COMMANDS: Final = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (default: `sys.argv`), and return the exit status."""
-    gc.set_threshold(GC_THRESHOLD)
     # The library warns about common names of more than 64 bytes (the limit is 64 characters) and about serial
     # numbers that are not positive. Its warnings quote our source code.
     for message in ("Attribute's length", "Parsed a serial number"):
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     status: int = ExitStatus.REFUSED
     try:
         if instruction := os.environ.get(COMPLETION):
+            from click.shell_completion import shell_complete  # noqa: PLC0415 - slow to import
+
             return shell_complete(certlet, {}, "certlet", COMPLETION, instruction)
         with certlet.make_context("certlet", sys.argv[1:] if argv is None else argv) as context:
             return int(certlet.invoke(context) or 0)

@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service import hardening, keystore
-from service.cli import inspection, options
+from service.cli import input_files, inspection, options
+from service.cli.input_files import FILE
 from service.cli.options import KEY_FILE
 from service.cli.terminal import Command, CommandError, echo, json_option, report, warn
 from service.gateway import api_keys
@@ -30,7 +31,7 @@ NO_KEY: Final = "none"
 
 
 @click.command(cls=Command, epilog="Example: certlet init ca --permit-dns example.com")
-@click.argument("directory", type=options.FILE, metavar="DIR")
+@click.argument("directory", type=FILE, metavar="DIR")
 @options.key_type_option
 @click.option(
     "--name",
@@ -76,7 +77,7 @@ def init(
     Both are written to DIR. An existing CA is never overwritten. $CERTLET_CA_PASSPHRASE encrypts the keys.
     """
     hardening.disable_core_dumps_and_ptrace()
-    passphrase = options.read_new_secret(CA_PASSPHRASE)
+    passphrase = input_files.read_new_secret(CA_PASSPHRASE)
     try:
         created = hierarchy.create_hierarchy(
             name,
@@ -124,13 +125,13 @@ def _backup_list(directory: Path, kms: str | None, *, is_encrypted: bool) -> Ite
 @click.command(
     cls=Command, epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key"
 )
-@click.argument("old", type=options.FILE)
-@click.argument("new", type=options.FILE)
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
 @options.key_type_option
 @options.kms_option
 @click.option(
     "--root-key",
-    type=options.FILE,
+    type=FILE,
     show_default=f"OLD/{ca_directory.ROOT_KEY}",
     help="Use this file as the root's key.",
 )
@@ -160,7 +161,7 @@ def rollover(
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
-    passphrase = options.read_new_secret(CA_PASSPHRASE)
+    passphrase = input_files.read_new_secret(CA_PASSPHRASE)
     certificate, chain = ca_directory.load_chain(options.require_ca(old, "OLD"))
     if not chain:
         raise CommandError(f"the CA in {old} has no root: only a CA under a root has a successor")
@@ -180,7 +181,7 @@ def rollover(
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, predecessors, statuses),
-            None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
+            None if new_root else input_files.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             key_type,
             datetime.now(UTC),
@@ -268,13 +269,11 @@ def rotate_serial_key(*, ca: Path) -> None:
 @options.ca_option
 @click.option(
     "--root-key",
-    type=options.FILE,
+    type=FILE,
     show_default=f"DIR/{ca_directory.ROOT_KEY}",
     help="Use this file as the root's key.",
 )
-@click.option(
-    "--revoke", type=options.FILE, help="Revoke this certificate of the signing CA, or of an old one."
-)
+@click.option("--revoke", type=FILE, help="Revoke this certificate of the signing CA, or of an old one.")
 @click.option(
     "--reason",
     type=click.Choice(sorted(ca_status.REASONS)),
@@ -299,7 +298,7 @@ def sign_ca_status(*, ca: Path, root_key: Path | None, revoke: Path | None, reas
     if not root_key.exists():
         raise CommandError(f"{root_key} does not exist: pass --root-key FILE")
     _load_statuses(ca, certificates)
-    key = options.load_private_key(root_key, CA_PASSPHRASE)
+    key = input_files.load_private_key(root_key, CA_PASSPHRASE)
     signed = ca_directory.sign_statuses(ca, key, datetime.now(UTC), revoked)
     for entry in signed[:: len(ocsp.HASHES)]:  # the responses about a certificate are the same
         name, end = entry.certificate.subject.rfc4514_string(), encoding.format_timestamp(entry.next_update)

@@ -13,7 +13,8 @@ import click
 from cryptography import x509
 
 from service import keystore, openapi, profile_lint
-from service.cli import options
+from service.cli import input_files, options
+from service.cli.input_files import FILE
 from service.cli.terminal import Command, CommandError, json_option, report
 from service.keystore import acme_principals, ca_directory
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
@@ -35,7 +36,7 @@ from service.settings import (
 @options.ca_option
 @click.option(
     "--token",
-    type=options.FILE,
+    type=FILE,
     help="Show which rules accept the token in this file (-: stdin), and why others do not.",
 )
 @json_option
@@ -66,7 +67,7 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     has_errors = any(finding.is_error for finding in findings)
     if ca_directory.has_ca(ca):
         acme_files = (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)
-        for warning in options.exposure_warnings(ca / name for name in acme_files):
+        for warning in input_files.exposure_warnings(ca / name for name in acme_files):
             _report_warning(warning)
         for path, problem in find_ca_problems(ca):
             _report_warning(problem, path)
@@ -154,7 +155,7 @@ def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[
     if not os.path.lexists(path):
         yield path, f"the key of {name} does not exist"
         return
-    for problem in keystore.find_key_problems(path, certificate, options.read_secret(CA_PASSPHRASE)):
+    for problem in keystore.find_key_problems(path, certificate, input_files.read_secret(CA_PASSPHRASE)):
         yield path, problem.removeprefix(f"{path}: ")
 
 

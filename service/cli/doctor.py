@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.backends.openssl import backend
 
 from service import client
-from service.cli import check, contexts, options, serve_checks
+from service.cli import check, contexts, input_files, options, serve_checks
 from service.cli.options import KEY_FILE
 from service.cli.terminal import Command, json_option, report
 from service.gateway import api_keys, sandbox
@@ -94,7 +94,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _exposed(paths: Iterable[Path]) -> Iterator[Finding]:
-    for text, remedy in options.find_exposed(paths):
+    for text, remedy in input_files.find_exposed(paths):
         yield Finding(Level.ERROR, "file", text, remedy)
 
 

@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from service.pki import certificate_reader, csr, encoding, input_formats, keys, names
+from service.pki import certificate_reader, encoding, input_formats, keys, names
 from service.pki.certificate_reader import is_issued_by
-from service.pki.csr import RefusedRequest, RequestedContent
 from service.pki.errors import BadPublicKey, IssuanceError, quote
 from service.pki.names import IdentifierKind
+
+if TYPE_CHECKING:  # slow to import, and certificates do not need it
+    from service.pki.csr import RequestedContent
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=x509.ExtensionType)
@@ -63,6 +65,8 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     Returns:
         The facts, the errors, which are those of the service, and what the service reads leniently.
     """
+    from service.pki import csr  # noqa: PLC0415 - slow to import, and certificates do not need it
+
     has_private_key = input_formats.contains_private_key(file)
     violations = (BadPublicKey(_EXPOSED_KEY),) if has_private_key else _csr_violations(file)
     if der:
@@ -115,11 +119,13 @@ def _missing_san_note(content: RequestedContent) -> str:
 
 def _csr_violations(data: bytes) -> tuple[IssuanceError, ...]:
     """Return the violations that the service reports for any profile."""
+    from service.pki import csr  # noqa: PLC0415 - as above
+
     try:
         result = csr.read(data)
     except IssuanceError as error:
         return (error,)
-    return result.violations if isinstance(result, RefusedRequest) else ()
+    return result.violations if isinstance(result, csr.RefusedRequest) else ()
 
 
 def _details(violations: Sequence[IssuanceError]) -> list[str]:

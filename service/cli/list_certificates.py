@@ -18,6 +18,7 @@ import click
 
 from service import ocsp_responders
 from service.cli import options
+from service.cli.input_files import DIRECTORY, FILE
 from service.cli.terminal import Command, CommandError, echo_lines, format_table, is_json, json_option, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
@@ -44,7 +45,7 @@ _Select = Callable[[], Iterator[tuple[Certificate, Status]]]  # reads the certif
 
 
 @click.command("list", cls=Command, epilog="Example: certlet list audit.log* --expires-in 30d")
-@click.argument("files", nargs=-1, type=options.FILE, metavar="[FILE...]")
+@click.argument("files", nargs=-1, type=FILE, metavar="[FILE...]")
 @click.option(
     "--log-group",
     metavar="NAME",
@@ -65,7 +66,7 @@ _Select = Callable[[], Iterator[tuple[Certificate, Status]]]  # reads the certif
 @click.option("--exit-code", is_flag=True, help=f"Exit with status {_MATCHED} if a certificate is listed.")
 @click.option(
     "--ca",
-    type=options.DIRECTORY,
+    type=DIRECTORY,
     show_default=f"{options.DEFAULT_CA}, if it exists",
     help="Read the list of revoked certificates in this directory.",
 )

@@ -11,6 +11,7 @@ import click
 from service import client
 from service.cli import contexts, options, trust
 from service.cli.contexts import Context, Contexts
+from service.cli.input_files import FILE
 from service.cli.show import read_certificates
 from service.cli.terminal import Command, CommandError, json_option, report, warn
 from service.pki import encoding
@@ -20,9 +21,7 @@ from service.settings import is_loopback
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet login https://ca.example.com")
 @click.argument("url")
-@click.option(
-    "--root", type=options.FILE, help="Trust the root certificate in this file, without a question."
-)
+@click.option("--root", type=FILE, help="Trust the root certificate in this file, without a question.")
 @click.option(
     "--sha256",
     type=trust.parse_fingerprint,

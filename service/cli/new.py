@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from service import atomic_write, client, hardening
-from service.cli import inspection, options
-from service.cli.options import KEY_PASSPHRASE
+from service.cli import input_files, inspection, options
+from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.terminal import Command, CommandError, json_option, note, report
 from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import RejectedIdentifier, quote
@@ -96,7 +96,7 @@ def _encode_idna(text: str) -> str:
 )
 @click.option(
     "--p12",
-    type=options.FILE,
+    type=FILE,
     help=f"Also write a PKCS#12 file. Its password is ${P12_PASSWORD}, or prompted for.",
 )
 @click.option(
@@ -138,7 +138,7 @@ def new(
     for file in (key_path, path, p12):
         if file:
             atomic_write.verify_writable(file)
-    caller, passphrase = credentials(), options.read_new_secret(KEY_PASSPHRASE)
+    caller, passphrase = credentials(), input_files.read_new_secret(KEY_PASSPHRASE)
     key = keys.generate_private_key(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("PKCS#12 does not support ML-DSA keys: omit --p12 or choose another --key-type")
@@ -227,10 +227,10 @@ def _encode_pkcs12(
 
 
 def _p12_password() -> bytes:
-    if password := options.read_new_secret(P12_PASSWORD):
+    if password := input_files.read_new_secret(P12_PASSWORD):
         return password
     if not sys.stdin.isatty():
         raise CommandError(f"no terminal to prompt for the PKCS#12 password: set ${P12_PASSWORD}")
     typed = str(click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True))
-    options.warn_if_weak("the password", typed)
+    input_files.warn_if_weak("the password", typed)
     return typed.encode()

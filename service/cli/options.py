@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ipaddress
-import os
 import re
-import shlex
-import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,15 +14,14 @@ import click
 from click.core import ParameterSource
 
 from service import settings
-from service.cli.terminal import CommandError, warn
+from service.cli.input_files import DIRECTORY, FILE
+from service.cli.terminal import CommandError
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.pki.profile import RequestedValidity, parse_duration
 from service.settings import PROFILES, PUBLIC_URL, parse_public_url
 
 if TYPE_CHECKING:  # slow to import, and most commands need neither
-    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-
     from service import client, openapi
     from service.cli import contexts
 
@@ -35,20 +30,10 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 URL: Final = "CERTLET_URL"
 CONTEXT: Final = "CERTLET_CONTEXT"
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
-KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
-FILE_SUFFIX: Final = "_FILE"  # of the variables that name a file with a passphrase
 KEY_FILE: Final = "api-keys.json"
-MIN_PASSPHRASE: Final = 16  # characters
-MIN_DIFFERENT: Final = 8  # characters
 DEFAULT_CA: Final = Path("ca")
 MAX_PORT: Final = 65535
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-
-# A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
-FILE: Final = click.Path(path_type=Path, readable=False)
-FILE.name = "file"
-DIRECTORY: Final = click.Path(path_type=Path, readable=False)
-DIRECTORY.name = "dir"
 
 
 class _KeyType(click.Choice[str]):
@@ -337,83 +322,6 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
             f"no CA in {directory}: pass another directory as {option}, or create a CA with certlet init"
         )
     return directory
-
-
-def read_secret(variable: str) -> bytes | None:
-    """Read a passphrase from an environment variable, or from the file that VARIABLE_FILE names.
-
-    Returns:
-        the passphrase, without the newline at the end of the file; None if neither variable is set.
-
-    Raises:
-        CommandError: both are set; or the passphrase is empty, unreadable or more than a line.
-    """
-    value, path = os.environ.get(variable), os.environ.get(f"{variable}{FILE_SUFFIX}")
-    if path is None:
-        if value == "":
-            raise CommandError(f"{variable} is set but empty")
-        return os.fsencode(value) if value else None
-    if value is not None:
-        raise CommandError(f"{variable} and {variable}{FILE_SUFFIX} are both set: set only one")
-    try:
-        secret = Path(path).read_bytes().removesuffix(b"\n")
-    except OSError as error:
-        raise CommandError(f"{variable}{FILE_SUFFIX}: {path!r}: {error.strerror}") from error
-    if not secret or b"\n" in secret or b"\0" in secret:
-        raise CommandError(f"{variable}{FILE_SUFFIX}: {path!r} does not contain one line, the passphrase")
-    return secret
-
-
-def read_new_secret(variable: str) -> bytes | None:
-    """Return a passphrase that is to encrypt a file, as `read_secret` does; warn if it is weak."""
-    passphrase = read_secret(variable)
-    if passphrase is not None:
-        warn_if_weak(variable, passphrase.decode(errors="replace"))
-    return passphrase
-
-
-def warn_if_weak(name: str, passphrase: str) -> None:
-    """Warn if a passphrase has few characters, or few different ones; `name` is that of the passphrase."""
-    if len(passphrase) < MIN_PASSPHRASE or len(set(passphrase)) < MIN_DIFFERENT:
-        warn(
-            f"warning: {name} is weak: use at least {MIN_PASSPHRASE} characters, {MIN_DIFFERENT} of them "
-            "different, for example the output of openssl rand -base64 24"
-        )
-
-
-def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:
-    """Load a private key with the passphrase in an environment variable; CAError if that fails.
-
-    Prints a warning if other users can read the file.
-    """
-    from service.keystore import ca_directory  # noqa: PLC0415 - slow to import
-
-    key = ca_directory.load_private_key(path, read_secret(variable), variable)
-    for warning in exposure_warnings([path]):
-        warn(f"warning: {warning}")
-    return key
-
-
-def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
-    """Warn of each of these files that its group or every user can read; see `find_exposed`."""
-    return (f"{text}: {remedy}" for text, remedy in find_exposed(paths))
-
-
-def find_exposed(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Yield a text and a remedy for each of these files that its group or every user can read.
-
-    Files need not exist. A file of another user has to be readable by a group of this one, as a Secret in a
-    Kubernetes pod is.
-    """
-    user = os.geteuid()
-    for path in paths:
-        with contextlib.suppress(OSError):  # reported where the file is opened
-            status = path.stat()
-            mode = status.st_mode
-            unexpected = stat.S_IROTH | (stat.S_IRGRP if user in (0, status.st_uid) else 0)
-            if stat.S_ISREG(mode) and mode & unexpected:
-                readers = "every user" if mode & stat.S_IROTH else "its group"
-                yield f"{path} is readable by {readers}", f"chmod 600 {shlex.quote(str(path))}"
 
 
 def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:

@@ -23,9 +23,9 @@ from cryptography.x509.oid import ExtensionOID
 
 from service import client, exit_status, hardening
 from service.atomic_write import atomic_files, locked_directory
-from service.cli import inspection, options
+from service.cli import input_files, inspection, options
+from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.new import create_csr, parse_signed
-from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import Command, CommandError, describe_os_error, json_option, report, warn
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, encoding, input_formats, keys
@@ -55,7 +55,7 @@ def _parse_hook(text: str) -> list[str]:
     uses_service=True,
     epilog="Example: certlet renew www.example.com.crt --deploy-hook 'systemctl reload nginx'",
 )
-@click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option(
     "--expires-in",
     type=parse_duration,
@@ -70,9 +70,7 @@ def _parse_hook(text: str) -> list[str]:
     help=f"Run this command once, without a shell, if a certificate was renewed. ${RENEWED} lists the files, "
     "one per line. The environment has no passphrase, API key, token or AWS_ variable.",
 )
-@click.option(
-    "--key-file", type=options.FILE, help="Use this key, for a single FILE.", show_default="FILE.key"
-)
+@click.option("--key-file", type=FILE, help="Use this key, for a single FILE.", show_default="FILE.key")
 @click.option("--new-key", is_flag=True, help="Create a new key of the same type.")
 @click.option("--dry-run", is_flag=True, help="Say what would be renewed, without issuing or writing.")
 @click.option(
@@ -254,7 +252,9 @@ class _Session:
         with atomic_files() as write:
             if self.new_key:  # a reader between the two renames sees a mismatch
                 mode = stat.S_IMODE(key_path.stat().st_mode)
-                write(key_path, keys.encode_private_key(key, options.read_new_secret(KEY_PASSPHRASE)), mode)
+                write(
+                    key_path, keys.encode_private_key(key, input_files.read_new_secret(KEY_PASSPHRASE)), mode
+                )
             write(path, encoding.encode_pem(certificates).encode(), 0o644)
         return certificates[0]
 
@@ -315,7 +315,7 @@ def _due_time(certificate: x509.Certificate, expires_in: timedelta | None) -> da
 
 
 def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
-    key = options.load_private_key(path)
+    key = input_files.load_private_key(path)
     if key.public_key() != certificate.public_key():
         temporary = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
         hint = f"; an interrupted command left {', '.join(temporary)}" if temporary else ""

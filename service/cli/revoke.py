@@ -15,6 +15,7 @@ from cryptography import x509
 
 from service import audit, inventory
 from service.cli import options
+from service.cli.input_files import FILE
 from service.cli.terminal import (
     Command,
     CommandError,
@@ -43,7 +44,7 @@ from service.settings import AUDIT_LOG
 )
 @click.option(
     "--audit-log",
-    type=options.FILE,
+    type=FILE,
     envvar=AUDIT_LOG,
     show_envvar=True,
     show_default="stderr",

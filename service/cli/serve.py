@@ -19,8 +19,9 @@ import click
 from cryptography import x509
 
 from service import hardening, log_level, openapi, self_issued
-from service.cli import first_start, options, serve_checks
+from service.cli import first_start, input_files, options, serve_checks
 from service.cli.first_start import DEFAULT_KEY, Created
+from service.cli.input_files import DIRECTORY, FILE
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.serve_reload import Reloads
 from service.cli.terminal import Command, echo, echo_lines
@@ -65,7 +66,7 @@ HANDLER: Final = "service.aws_lambda.handler"
 )
 @click.option(
     "--ca",
-    type=options.DIRECTORY,
+    type=DIRECTORY,
     default=options.DEFAULT_CA,
     help="Use the CA in this directory.",
 )
@@ -76,7 +77,7 @@ HANDLER: Final = "service.aws_lambda.handler"
 )
 @click.option("--ephemeral", is_flag=True, help="Create a CA that is deleted when the server stops.")
 @options.profiles_option
-@click.option("--audit-log", type=options.FILE, show_default="stderr", help="Append events to this file.")
+@click.option("--audit-log", type=FILE, show_default="stderr", help="Append events to this file.")
 @click.option(
     "--access-log-format",
     type=click.Choice([value.value for value in AccessLogFormat]),
@@ -93,7 +94,7 @@ HANDLER: Final = "service.aws_lambda.handler"
 )
 @click.option(
     "--ledger",
-    type=options.FILE,
+    type=FILE,
     envvar=LEDGER,
     show_envvar=True,
     help="Remember ACME accounts, orders and revoked certificates in this file.",
@@ -144,8 +145,8 @@ HANDLER: Final = "service.aws_lambda.handler"
     show_default=DEFAULT_RENEW_OVER,
     help="Spread the renewals of --renew-before over this time after it: PT6H or P7D.",
 )
-@click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this PEM certificate.")
-@click.option("--tls-key", type=options.FILE, help="Use this PEM key for --tls-cert.")
+@click.option("--tls-cert", type=FILE, help="Serve HTTPS with this PEM certificate.")
+@click.option("--tls-key", type=FILE, help="Use this PEM key for --tls-cert.")
 @click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate from this CA.")
 @click.option(
     "--tls-name",
@@ -384,7 +385,7 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
     }
     environ = os.environ | {name: value or "" for name, value in values.items()}
     if environ.pop(CA_PASSPHRASE_FILE, None) is not None:
-        environ[CA_PASSPHRASE] = os.fsdecode(options.read_secret(CA_PASSPHRASE) or b"")
+        environ[CA_PASSPHRASE] = os.fsdecode(input_files.read_secret(CA_PASSPHRASE) or b"")
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 

@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import atomic_write
-from service.cli import options
+from service.cli import input_files
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError
 from service.gateway import api_keys, sandbox
@@ -180,7 +180,7 @@ def open_ledger(path: Path, *, create: bool) -> None:
 def remarks(settings: SimpleNamespace, directory: Path) -> Iterator[str]:
     """Yield lines with what an operator should know about the options and the CA's directory."""
     files = [path for path in (settings.ledger, settings.tls_key) if path]
-    exposed = options.exposure_warnings([*secret_files(directory), *files])
+    exposed = input_files.exposure_warnings([*secret_files(directory), *files])
     for warning in (*_warnings(settings), *exposed):
         yield f"Warning   {warning}"
     if note := _status_url_note(settings, ca_directory.load_status_url(directory)):

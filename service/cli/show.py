@@ -12,12 +12,11 @@ from typing import Final
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service import hardening
-from service.cli import inspection, options, tls_peer
+from service.cli import input_files, inspection
+from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.inspection import Inspection
-from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import Command, CommandError, json_option, report
 from service.pki import certificate_reader, encoding, input_formats, pem
 from service.pki.errors import describe_error
@@ -39,7 +38,7 @@ _DER_LABELS: Final = {
 @click.argument("file", type=click.Path(readable=False))
 @click.option(
     "--key-file",
-    type=options.FILE,
+    type=FILE,
     help=f"Check that this private key matches; ${KEY_PASSPHRASE} decrypts it.",
 )
 @json_option
@@ -54,11 +53,13 @@ def show(*, file: str, key_file: Path | None) -> int:
     invalid; 4 without permission; 5 if the server cannot be reached.
     """
     hardening.disable_core_dumps_and_ptrace()
-    address = tls_peer.find_address(file)
+    address = input_files.find_address(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `inspection` reports the same
-        key = options.load_private_key(key_file).public_key() if key_file else None
+        key = input_files.load_private_key(key_file).public_key() if key_file else None
         if address:
+            from service.cli import tls_peer  # noqa: PLC0415 - imports OpenSSL, which is slow to import
+
             chain = tls_peer.fetch_chain(address)
             inspections = inspection.inspect_chain(chain, datetime.now(UTC), key, address.host)
         else:
@@ -110,8 +111,8 @@ def _read(
         try:
             if label in _CERTIFICATE_LABELS:
                 certificates.append(load_certificate(der))
-            elif label in _PKCS7_LABELS:  # an unordered set (RFC 5652 5.1)
-                unordered = map(encoding.encode_der, pkcs7.load_der_pkcs7_certificates(der))
+            elif label in _PKCS7_LABELS:
+                unordered = map(encoding.encode_der, _load_pkcs7(der))
                 certificates += inspection.sort_chain([*map(load_certificate, unordered)])
             elif der:
                 inspections.append(inspection.inspect_csr(der, data, key))
@@ -126,6 +127,13 @@ def _read(
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} contains more than {_MAX_CERTIFICATES} certificates")
     return inspections, certificates
+
+
+def _load_pkcs7(der: bytes) -> list[x509.Certificate]:
+    """Load the certificates of PKCS#7, an unordered set (RFC 5652 5.1)."""
+    from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415 - imports the email package
+
+    return pkcs7.load_der_pkcs7_certificates(der)
 
 
 def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:

@@ -13,25 +13,26 @@ import click
 from service import atomic_write as output
 from service import client, exit_status
 from service.cli import batch, options
+from service.cli.input_files import DIRECTORY, FILE
 from service.cli.terminal import Command, CommandError, is_json, json_option, note, report, warn
 from service.pki import input_formats
 
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet sign my.csr --out my.crt")
-@click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @options.service_options
 @options.profile_option("chosen by the service")
 @options.validity_options
 @click.option("--dry-run", is_flag=True, help="Describe the certificate without issuing it.")
 @click.option(
     "--out",
-    type=options.FILE,
+    type=FILE,
     show_default="stdout",
     help="Write the certificate of a single CSR to this file.",
 )
 @click.option(
     "--output-dir",
-    type=options.DIRECTORY,
+    type=DIRECTORY,
     show_default="that of each CSR, if there are several",
     help="Write NAME.crt for each NAME.csr to this directory.",
 )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
 from service.pki.errors import escape_controls
+
+if TYPE_CHECKING:  # slow to import, and --help does not need it
+    from pathlib import Path
 
 _QUIET: Final = "quiet"
 _JSON: Final = "as_json"
@@ -86,7 +87,11 @@ def is_json() -> bool:
 
 def report(facts: Mapping[str, object], *lines: str) -> None:
     """Print a result: lines for people, or with `--json` one object; with `--quiet` nothing."""
-    echo_lines((json.dumps(facts),) if is_json() else lines)
+    if is_json():
+        import json  # noqa: PLC0415 - slow to import, and --help does not need it
+
+        lines = (json.dumps(facts),)
+    echo_lines(lines)
 
 
 def note(text: str) -> None:

@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import select
 import socket
 import time
-import urllib.parse
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
-import idna
 from cryptography import x509
 from OpenSSL import SSL
 
+from service.cli.input_files import Address
 from service.cli.terminal import CommandError, describe_os_error
 from service.exit_status import ExitStatus
-from service.gateway.listening import bracket_host
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 10.0  # seconds, to connect and for the handshake
-_HTTPS_PORT: Final = 443
 
 
 class UnreachableError(CommandError):
     """No TLS server can be reached at an address."""
 
     exit_status: Final = ExitStatus.UNREACHABLE
-
-
-class Address(NamedTuple):
-    """A host, which is a DNS name in ASCII or an IP address, and a TCP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """Return `HOST:PORT`, as in a URL."""
-        return f"{bracket_host(self.host)}:{self.port}"
-
-
-def parse_address(text: str) -> Address | None:
-    """Parse `https://HOST[:PORT]` or `HOST:PORT`; None for other texts, such as the name of a file."""
-    is_url = text.lower().startswith("https://")
-    if not is_url and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}", text):
-        return None
-    try:
-        parts = urllib.parse.urlsplit(text if is_url else f"https://{text}")
-        host, port = parts.hostname or "", parts.port or _HTTPS_PORT
-        if not host.isascii():
-            host = idna.encode(host, uts46=True).decode("ascii")
-    except ValueError:  # includes idna.IDNAError
-        return None
-    return Address(host, port) if host else None
-
-
-def find_address(file: str) -> Address | None:
-    """Return the address that a FILE argument is; None for an existing file, for `-` and for other texts."""
-    return None if file == "-" or Path(file).exists() else parse_address(file)
 
 
 def fetch_chain(address: Address) -> list[x509.Certificate]:

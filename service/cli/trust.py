@@ -12,6 +12,7 @@ from cryptography import x509
 
 from service import client
 from service.cli import options
+from service.cli.input_files import DIRECTORY
 from service.cli.terminal import Command, CommandError, echo, is_json, json_option, report
 from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding
@@ -53,7 +54,7 @@ def parse_fingerprint(text: str) -> str:
 
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet trust --url https://ca.example.com")
-@click.option("--ca", type=options.DIRECTORY, help="Read the root from this CA directory, not from --url.")
+@click.option("--ca", type=DIRECTORY, help="Read the root from this CA directory, not from --url.")
 @click.option(
     "--sha256",
     type=parse_fingerprint,

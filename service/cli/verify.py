@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 
-from service.cli import inspection, options, tls_peer
+from service.cli import input_files, inspection, options, tls_peer
+from service.cli.input_files import FILE
 from service.cli.show import read_certificates
 from service.cli.terminal import Command, CommandError, json_option, report
 from service.pki import encoding
@@ -43,7 +44,7 @@ _REMEDIES: Final = {
 @click.argument("file", type=click.Path(readable=False))
 @click.option(
     "--root",
-    type=options.FILE,
+    type=FILE,
     show_default="$SSL_CERT_FILE, or the roots of the system",
     help="Trust the root certificates in this PEM file, and no others.",
 )
@@ -70,7 +71,7 @@ def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> N
     Exit status: 0 if the chain is valid; 1 if it is not, with the reason; 2 if the arguments are invalid; 4
     without permission; 5 if the server cannot be reached.
     """
-    address = tls_peer.find_address(file)
+    address = input_files.find_address(file)
     certificates = tls_peer.fetch_chain(address) if address else read_certificates(Path(file))
     if not certificates:
         raise CommandError(f"{file} contains no certificate")

@@ -1,4 +1,4 @@
-"""The content of a certificate to issue, and its conversion to the library's builder."""
+"""The content of a certificate to issue, and its conversion to the library's builder, and to text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID as _Access
+from OpenSSL import crypto
 
 from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import CAError
@@ -138,3 +139,9 @@ def encode_extension(value: x509.ExtensionType, *, critical: bool = False) -> En
     oid, der = value.oid, value.public_bytes()
     digest_input = f"{oid.dotted_string} {critical} ".encode("ascii") + der
     return EncodedExtension(x509.Extension(oid, critical, x509.UnrecognizedExtension(oid, der)), digest_input)
+
+
+def to_text(certificate: x509.Certificate) -> str:
+    """Format a certificate as `openssl x509 -text` does."""
+    openssl_certificate = crypto.X509.from_cryptography(certificate)
+    return crypto.dump_certificate(crypto.FILETYPE_TEXT, openssl_certificate).decode("utf-8", "replace")

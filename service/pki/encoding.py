@@ -1,4 +1,4 @@
-"""Encode values as bytes and text: PEM, DER, PKCS#7, readable text, hexadecimal, base64url, RFC 3339."""
+"""Encode values as bytes and text: PEM, DER, PKCS#7, hexadecimal, base64url, RFC 3339."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from cryptography.x509.oid import (
     PublicKeyAlgorithmOID,
     SignatureAlgorithmOID,
 )
-from OpenSSL import crypto
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 
@@ -101,12 +100,6 @@ def encode_certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
 
     return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
-
-
-def to_text(certificate: x509.Certificate) -> str:
-    """Format a certificate as `openssl x509 -text` does."""
-    openssl_certificate = crypto.X509.from_cryptography(certificate)
-    return crypto.dump_certificate(crypto.FILETYPE_TEXT, openssl_certificate).decode("utf-8", "replace")
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

@@ -26,7 +26,8 @@ _LABEL_OR_SERVICE: Final = re.compile(
 )  # RFC 8552: `_sip` names a service, not a host
 _NUMBER: Final = re.compile("[0-9]+|0x[0-9a-f]*")
 _LIKE_ADDRESS: Final = re.compile("[0-9A-Fa-f:.]+")
-_LABEL_LIKE: Final = r"[A-Za-z0-9_\x80-\U0010ffff-]+"
+# All but ASCII punctuation, space and controls, though with - and _; a positive set takes 5 ms to compile.
+_LABEL_LIKE: Final = r"[^\0-,./:-@\[-^`{-\x7f]+"
 _HOST_LIKE: Final = re.compile(rf"{_LABEL_LIKE}(\.{_LABEL_LIKE})+")
 # Unicode's Default_Ignorable_Code_Points that are letters or marks, two more that RFC 4518 2.2 maps to
 # nothing, and the replacement character, which RFC 4518 2.4 prohibits.

@@ -21,7 +21,7 @@ from service.authority import (
 )
 from service.ledger_protocol import Ledger
 from service.pki import certificate_reader, encoding, keys, revocation
-from service.pki.certificate import CertificateSpec
+from service.pki.certificate import CertificateSpec, to_text
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized, quote
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
@@ -266,7 +266,7 @@ def _dry_run_fields(spec: CertificateSpec) -> dict[str, object]:
 
 
 def _certificate_fields(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
-    text_field: dict[str, object] = {"crt_text": encoding.to_text(issued.certificate)} if text else {}
+    text_field: dict[str, object] = {"crt_text": to_text(issued.certificate)} if text else {}
     return (
         text_field
         | {

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from service import profile_lint
-from service.cli import options
+from service.cli import input_files
 from service.pki import encoding
 from tests import factories, oidc_issuer, servers
 from tests.cli import certlet
@@ -178,8 +178,8 @@ def test_files_of_acme_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert f"warning: ca/{name} is readable by {readers}: chmod 600 ca/{name}" in lines
     with monkeypatch.context() as other_user:
         other_user.setattr(os, "geteuid", lambda: key.stat().st_uid + 1)
-        assert list(options.exposure_warnings([key])) == []  # otherwise this user could not read it
-        assert len(list(options.exposure_warnings([principals]))) == 1
+        assert list(input_files.exposure_warnings([key])) == []  # otherwise this user could not read it
+        assert len(list(input_files.exposure_warnings([principals]))) == 1
     key.unlink()
     result = certlet("check")
     assert b"ca/acme.key: warning: does not exist, so there is no ACME" in result.stdout

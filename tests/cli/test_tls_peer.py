@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import tls_peer
-from service.cli.tls_peer import Address
+from service.cli import input_files, tls_peer
+from service.cli.input_files import Address
 from service.exit_status import ExitStatus
 from service.keystore import ca_directory
 from service.pki import encoding
@@ -78,7 +78,7 @@ def address(chain: Path) -> Iterator[Address]:
 )
 def test_address_has_a_port_or_is_a_url(text: str, address: tuple[str, int] | None) -> None:
     """Other texts are names of files."""
-    assert tls_peer.parse_address(text) == address
+    assert input_files.parse_address(text) == address
 
 
 def test_address_is_printed_as_in_a_url() -> None:
