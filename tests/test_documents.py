@@ -6,6 +6,7 @@ Each page runs in one shell. `NOT_RUN` lists the commands that this module does 
 from __future__ import annotations
 
 import json
+import operator
 import re
 import shlex
 import shutil
@@ -312,6 +313,27 @@ def test_urls_of_other_hosts_are_reported(tmp_path: Path) -> None:
     (tmp_path / "e.css").write_text("@import url('https://e.example/e.css'); a {background: url(f.png)}")
     hosts = [url.partition("//")[2].partition("/")[0] for url in reference.external_urls(tmp_path)]
     assert hosts == ["b.example", "d.example", "e.example"]
+
+
+def test_totals_on_the_page_about_scale_are_right() -> None:
+    """The loads and the costs of a million certificates a day follow from the page's own units and prices."""
+    text = DOCUMENTS["docs/explanation/scale.md"].replace(",", "")
+
+    def rows(header: str) -> list[list[str]]:
+        lines = text.partition(f"| {header} |")[2].partition("\n\n")[0].splitlines()[2:]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    per_second = 1e6 / 86_400
+    for name, uses, mean, peak, _ in rows("Load"):
+        expected = round(int(uses) * per_second), round(24 * int(uses) * per_second)
+        assert (int(mean), int(peak)) == expected, name
+    units = [[*map(float, cells)] for name, *cells in rows("Unit") if not name.startswith("**")]
+    totals = [cells for cells in rows("Unit") if cells[0].startswith("**")]
+    columns = list(zip(*units, strict=True))
+    costs = [sum(map(operator.mul, columns[0], column)) for column in columns[1:]]
+    for name, price, *dollars in totals:
+        assert dollars == [f"**{cost + float(price or 0):.2f}**" for cost in costs], name
+    assert (len(rows("Load")), len(units), len(totals)) == (4, 8, 3)
 
 
 def test_readme_is_short() -> None:
