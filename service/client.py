@@ -32,6 +32,7 @@ _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _RENEWAL_INFO_TIMEOUT: Final = 5.0  # seconds to connect, and between octets: it is only advice
 _DATE_TIMEOUT: Final = 5.0  # seconds, as above
 _MAX_RETRIES: Final = 2
+_DATE_ERRORS: Final = (9, 10)  # OpenSSL (x509_vfy.h): not yet valid, expired
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the service may have signed
 _BUSY: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -358,6 +359,8 @@ def _describe_failure(error: BaseException, url: str) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             hint = "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"
+            if error.verify_code in _DATE_ERRORS:
+                hint = "certlet doctor compares the clocks; if they agree, the server needs a new certificate"
             return f"{error.verify_message} ({hint})"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
             return f"the server does not use TLS: try {url.replace('https', 'http', 1)}"

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.backends.openssl import backend
 
 from service import client
-from service.cli import check, contexts, input_files, options, serve_checks
+from service.cli import check, contexts, input_files, inspection, options, serve_checks
 from service.cli.options import KEY_FILE
 from service.cli.terminal import Command, json_option, report
 from service.gateway import api_keys, sandbox
@@ -154,8 +154,13 @@ def _service(service: client.Service, credentials: Callable[[], client.Credentia
         return
     difference = now - date
     if abs(difference) > _MAX_CLOCK_ERROR:
-        text = f"this machine's differs from that of {service.url} by {abs(difference).total_seconds():.0f} s"
-        yield Finding(Level.ERROR, "clock", text, "synchronise both, for example with chrony")
+        here, there = map(encoding.format_timestamp, (now, date))
+        relation = "ahead of" if now > date else "behind"
+        text = (
+            f"this machine's ({here}) is {inspection.format_duration(abs(difference))} {relation} that of "
+            f"{service.url} ({there})"
+        )
+        yield Finding(Level.ERROR, "clock", text, "synchronise the wrong one, for example with chrony")
     else:
         yield Finding(Level.OK, "clock", f"it agrees with that of {service.url}")
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -65,8 +66,17 @@ def parse_address(text: str) -> Address | None:
 
 
 def find_address(file: str) -> Address | None:
-    """Return the address that a FILE argument is; None for an existing file, for `-` and for other texts."""
-    return None if file == "-" or Path(file).exists() else parse_address(file)
+    """Return the address that a FILE argument is; None for an existing file and for `-`.
+
+    Raises:
+        CommandError: there is no such file, and it is not an address.
+    """
+    if file == "-" or Path(file).exists():
+        return None
+    if address := parse_address(file):
+        return address
+    hint = "the address of a server is HOST:PORT or https://HOST"
+    raise CommandError(f"{file}: {os.strerror(errno.ENOENT)} ({hint})")
 
 
 def read_secret(variable: str) -> bytes | None:

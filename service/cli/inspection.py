@@ -157,7 +157,7 @@ def inspect_chain(
             _facts(certificate, now),
             certificate_facts(certificate) | {"key_type": _key(certificate)},
             *certificate_reader.malformed_fields(certificate),
-            _date_problem(certificate, now),
+            date_problem(certificate, now),
             _signature_problem(certificate),
             "" if index else _key_mismatch(certificate, key),
             name_problem(certificate, host) if host and not index else "",
@@ -224,7 +224,7 @@ def certificate_facts(certificate: x509.Certificate) -> dict[str, object]:
 
 def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    left = f" ({_format_duration(end - now)} left)" if end > now else ""
+    left = f" ({format_duration(end - now)} left)" if end > now else ""
     usage = _value(certificate, x509.ExtendedKeyUsage)
     sans = ", ".join(map(names.describe, _value(certificate, x509.SubjectAlternativeName) or ()))
     return (
@@ -239,11 +239,12 @@ def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str
     )
 
 
-def _date_problem(certificate: x509.Certificate, now: datetime) -> str:
+def date_problem(certificate: x509.Certificate, now: datetime) -> str:
+    """Return why a certificate is not valid at a time, UTC; '' if it is."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if end < now:
-        return f"expired {_format_duration(now - end)} ago"
-    return f"not yet valid: the validity starts in {_format_duration(start - now)}" if now < start else ""
+        return f"expired {format_duration(now - end)} ago"
+    return f"not yet valid: the validity starts in {format_duration(start - now)}" if now < start else ""
 
 
 def _signature_problem(certificate: x509.Certificate) -> str:
@@ -253,7 +254,7 @@ def _signature_problem(certificate: x509.Certificate) -> str:
     return f"signed with {algorithm}, which is no longer secure"
 
 
-def _format_duration(time: timedelta) -> str:
+def format_duration(time: timedelta) -> str:
     """Format a duration in one unit: `89 days`."""
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if count := int(time.total_seconds()) // size:
@@ -281,7 +282,7 @@ def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
     if issuers and index + 1 not in issuers and not _is_ca(chain[0]):
         return f"out of order: its issuer is certificate {issuers[0] + 1}, which must come next"
     if not issuers and index + 1 < len(chain) and not _is_ca(chain[0]):
-        return "the chain has a gap: the issuer must come next, but is not in this file"
+        return "the chain has a gap: the issuer must come next, but is not included"
     return ""
 
 
@@ -302,8 +303,8 @@ def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:
     if index + 1 < len(chain):
         return ""
     if index:
-        return "the issuing root is not in this file; clients must already trust it"
-    return "the issuer is not in this file; a server must also send it, unless it is a root"
+        return "the issuing root is not included; clients must already trust it"
+    return "the issuer is not included; a server must also send it, unless it is a root"
 
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, cast
 
@@ -29,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from service import atomic_write, client, hardening
 from service.cli import input_files, inspection, options
 from service.cli.input_files import FILE, KEY_PASSPHRASE
-from service.cli.terminal import Command, CommandError, json_option, note, report
+from service.cli.terminal import Command, CommandError, json_option, note, report, warn
 from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import RejectedIdentifier, quote
 from service.pki.names import Identifier, IdentifierKind, parse_general_name
@@ -196,7 +197,11 @@ def create_csr(
 
 
 def parse_signed(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -> list[x509.Certificate]:
-    """Parse the certificate and its chain from the service; CommandError if it is for another key."""
+    """Parse the certificate and its chain from the service, and warn if it is not valid by this clock.
+
+    Raises:
+        CommandError: the certificate is malformed, or for another key.
+    """
     try:
         certificates = certificate_reader.parse_pem_chain(signed.pem.encode())
         matches = certificates[0].public_key() == key.public_key()
@@ -204,6 +209,9 @@ def parse_signed(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -
         raise CommandError("the service returned a malformed certificate") from error
     if not matches:
         raise CommandError("the service returned a certificate for another key")
+    if problem := inspection.date_problem(certificates[0], datetime.now(UTC)):
+        hint = "certlet doctor compares the clock of this machine with the service's"
+        warn(f"warning: new certificate: {problem}: {hint}")
     return certificates
 
 

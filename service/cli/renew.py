@@ -26,7 +26,7 @@ from service.atomic_write import atomic_files, locked_directory
 from service.cli import input_files, inspection, options
 from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.new import create_csr, parse_signed
-from service.cli.terminal import Command, CommandError, describe_os_error, json_option, report, warn
+from service.cli.terminal import Command, CommandError, describe_os_error, json_option, note, report, warn
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, encoding, input_formats, keys
 from service.pki.errors import IssuanceError
@@ -37,6 +37,7 @@ RENEWED: Final = "CERTLET_RENEWED"
 EARLY: Final = " (early: the service asked for it)"
 
 _DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
+_HOOK_REMEDY: Final = "the certificates are renewed, so run the hook yourself"
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _MIN_DELAY: Final = 60.0  # seconds
 _MAX_RETRY_DELAY: Final = 3600.0  # seconds
@@ -173,8 +174,11 @@ def _renew_due(
                 elif dry_run:
                     session.dry_run(path, key_path, certificate)
                 else:
+                    issuer = certificate.issuer
                     certificate = session.renew(target, key_path, certificate, may_end_earlier=is_early)
                     _report_renewed(path, certificate, is_early=is_early)
+                    if certificate.issuer != issuer:
+                        _note_other_issuer(path, certificate.issuer, issuer)
                     renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
                 due.append(_due_time(certificate, expires_in))
         except OSError as error:
@@ -287,8 +291,14 @@ def _report_renewed(path: Path, certificate: x509.Certificate, *, is_early: bool
         "early": is_early,
         **inspection.certificate_facts(certificate),
     }
-    note = EARLY if is_early else ""
-    report(facts, f"Renewed   {path}, valid until {facts['not_after']}{note}")
+    suffix = EARLY if is_early else ""
+    report(facts, f"Renewed   {path}, valid until {facts['not_after']}{suffix}")
+
+
+def _note_other_issuer(path: Path, new: x509.Name, old: x509.Name) -> None:
+    """Note that the CA was replaced, or that this is the service of another one."""
+    issuer, previous = new.rfc4514_string(), old.rfc4514_string()
+    note(f"{path}: the issuer is now {issuer}, not {previous}: clients must trust its root")
 
 
 def _target(path: Path) -> Path:
@@ -328,7 +338,10 @@ def _verify_replacement(new: x509.Certificate, old: x509.Certificate, *, may_end
     if _names(new) != _names(old):
         raise CommandError("the service returned a certificate with other names; nothing was replaced")
     if not may_end_earlier and new.not_valid_after_utc < old.not_valid_after_utc:
-        raise CommandError("the new certificate would end earlier; nothing was replaced")
+        raise CommandError(
+            "the new certificate would end earlier; nothing was replaced (check --context and --url; "
+            "certlet new --force replaces it, and its key)"
+        )
 
 
 def _find_profile(
@@ -373,8 +386,8 @@ def _run_hook(command: Sequence[str], renewed: Sequence[str]) -> bool:
             command, env={**environ, RENEWED: "\n".join(renewed)}, check=False
         ).returncode
     except OSError as error:
-        warn(f"certlet: deploy hook {command[0]}: {error.strerror}")
+        warn(f"certlet: deploy hook {command[0]}: {error.strerror} ({_HOOK_REMEDY})")
         return False
     if status:
-        warn(f"certlet: deploy hook {command[0]} failed with exit status {status}")
+        warn(f"certlet: deploy hook {command[0]} failed with exit status {status} ({_HOOK_REMEDY})")
     return not status

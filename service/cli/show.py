@@ -43,7 +43,7 @@ _DER_LABELS: Final = {
 )
 @json_option
 def show(*, file: str, key_file: Path | None) -> int:
-    """Explain a CSR, certificate or chain, and list its errors.
+    """Explain a CSR, a certificate or the chain of a server, and list errors.
 
     FILE is PEM, DER, base64 or PKCS#7; - is stdin. It may also be the address of a TLS server: HOST:PORT or
     https://HOST. certlet sign --dry-run finds the errors of a CSR that depend on the profile, too. certlet

@@ -44,7 +44,7 @@ def fetch_chain(address: Address) -> list[x509.Certificate]:
             _wait_for(connection.do_handshake, stream, deadline)
             return connection.get_peer_cert_chain(as_cryptography=True) or []
     except (SSL.Error, OSError, UnicodeError) as error:
-        raise UnreachableError(f"{address}: {_describe(error, address)}") from error
+        raise UnreachableError(f"{address}: {_describe(error)}") from error
 
 
 def _wait_for(operation: Callable[[], _T], stream: socket.socket, deadline: float) -> _T:
@@ -57,12 +57,12 @@ def _wait_for(operation: Callable[[], _T], stream: socket.socket, deadline: floa
                 raise TimeoutError(f"no answer within {_TIMEOUT:.0f} seconds") from None
 
 
-def _describe(error: Exception, address: Address) -> str:
+def _describe(error: Exception) -> str:
     match error:
         case SSL.SysCallError() | SSL.ZeroReturnError():
             return "the server closed the connection during the handshake"
         case SSL.Error(args=([*_, (_, _, "wrong version number" | "packet length too long")],)):
-            return f"the server does not use TLS: try http://{address}"
+            return "the server does not use TLS: check the port"
         case SSL.Error(args=([*_, (_, _, str(reason))],)):
             return f"the TLS handshake failed: {reason}"
         case ConnectionRefusedError():

@@ -25,9 +25,7 @@ _PURPOSES: Final = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": Extende
 _ANY: Final = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 
 # The errors of OpenSSL (x509_vfy.h) -> what to do.
-_ISSUER: Final = (
-    "its issuer is not trusted: pass the root as --root, or add what is missing in the chain to FILE"
-)
+_ISSUER: Final = "its issuer {issuer} is missing: {remedy}, or if it is a root, pass it as --root"
 _UNTRUSTED_ROOT: Final = "pass the root as --root, if you trust it"
 _CLOCK: Final = "the time here is {now}"
 _REMEDIES: Final = {
@@ -63,7 +61,7 @@ _REMEDIES: Final = {
 )
 @json_option
 def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> None:
-    """Verify a certificate and its chain.
+    """Verify the chain of a certificate or of a server.
 
     FILE is a file with the certificate and its chain (-: stdin), or the address of a TLS server: HOST:PORT
     or https://HOST. Signatures, dates, constraints, host and purpose are verified; revocation is not.
@@ -76,7 +74,8 @@ def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> N
     if not certificates:
         raise CommandError(f"{file} contains no certificate")
     leaf, host = certificates[0], host or (address.host if address else None)
-    reason, path = _verify_path(certificates, _load_roots(root))
+    remedy = "the server must send it" if address else f"add it to {file}"
+    reason, path = _verify_path(certificates, _load_roots(root), remedy)
     reason = (
         reason or _purpose_problem(path, purpose) or (inspection.name_problem(leaf, host) if host else "")
     )
@@ -108,7 +107,7 @@ def _load_roots(path: Path | None) -> crypto.X509Store:
 
 
 def _verify_path(
-    certificates: Sequence[x509.Certificate], roots: crypto.X509Store
+    certificates: Sequence[x509.Certificate], roots: crypto.X509Store, remedy: str
 ) -> tuple[str, list[x509.Certificate]]:
     """Return why OpenSSL refuses a chain, or '' and the path up to the root (RFC 5280 6)."""
     leaf, *others = map(crypto.X509.from_cryptography, certificates)
@@ -116,9 +115,10 @@ def _verify_path(
     try:
         return "", [item.to_cryptography() for item in context.get_verified_chain()]
     except crypto.X509StoreContextError as error:
-        code, text, now = error.errors[0], str(error), encoding.format_timestamp(datetime.now(UTC))
-        remedy = f": {_REMEDIES[code].format(now=now)}" if code in _REMEDIES else ""
-        return f"{_name(error.certificate.to_cryptography())}{text}{remedy}", []
+        certificate, now = error.certificate.to_cryptography(), encoding.format_timestamp(datetime.now(UTC))
+        template = _REMEDIES.get(error.errors[0], "")
+        text = template.format(now=now, issuer=certificate.issuer.rfc4514_string(), remedy=remedy)
+        return f"{_name(certificate)}{error}{text and f': {text}'}", []
 
 
 def _purpose_problem(path: Sequence[x509.Certificate], purpose: str) -> str:

@@ -201,6 +201,7 @@ def test_permission_error_has_its_own_exit_status(monkeypatch: pytest.MonkeyPatc
     """It is 4, and the error names the file; root, as which tests may run, may read every file."""
     error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "my.csr")
     monkeypatch.setattr(click, "open_file", Mock(side_effect=error))
+    Path("my.csr").touch()
     for arguments in (("sign", "my.csr", "--api-key", "x"), ("show", "my.csr")):
         run = certlet(*arguments)
         assert (run.returncode, run.stderr) == (4, b"certlet: my.csr: Permission denied\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import stat
 from datetime import UTC, datetime, timedelta
@@ -135,7 +136,7 @@ def test_missing_landlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("seconds", "is_wrong"), [(30, False), (-30, False), (90, True), (-7200, True)])
 def test_clock_is_compared_with_the_service(seconds: int, *, is_wrong: bool) -> None:
-    """More than a minute is an error."""
+    """More than a minute is an error, which says which clock is ahead."""
 
     class Handler(QuietHandler):
         def respond(self) -> None:
@@ -149,7 +150,11 @@ def test_clock_is_compared_with_the_service(seconds: int, *, is_wrong: bool) -> 
     assert (("error", "clock") in problems(found)) == is_wrong
     if is_wrong:
         (clock,) = [item for item in found if item["subject"] == "clock"]
-        assert clock["text"].startswith(f"this machine's differs from that of {url} by ")
+        relation = "1 minute behind" if seconds > 0 else "2 hours ahead of"  # 1 hour 59, if a second passes
+        time = "[0-9-]+T[0-9:]+Z"
+        assert re.fullmatch(
+            rf"this machine's \({time}\) is {relation} that of {url} \({time}\)", clock["text"]
+        )
 
 
 def test_urls_in_certificates_are_requested(tmp_path: Path) -> None:

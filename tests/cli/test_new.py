@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import stat
+from datetime import datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from service.cli import new
 from tests import servers
 from tests.cli import certlet
 from tests.servers import API_KEY, Server
@@ -116,6 +119,26 @@ def test_failed_new_leaves_no_file(
     assert fragment in run.stderr.decode()
     assert b"Traceback" not in run.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there.crt": "precious"}
+
+
+@pytest.mark.parametrize(
+    ("offset", "problem"),
+    [
+        (timedelta(), ""),
+        (timedelta(hours=-4), "not yet valid: the validity starts in 3 hours"),
+        (timedelta(days=200), "expired "),
+    ],
+)
+@pytest.mark.usefixtures("server")
+def test_certificate_that_is_not_valid_here_has_a_warning(
+    monkeypatch: pytest.MonkeyPatch, offset: timedelta, problem: str
+) -> None:
+    """The clock of this machine or of the service is wrong."""
+    monkeypatch.setattr(new, "datetime", mock.Mock(now=lambda zone: datetime.now(zone) + offset))
+    run = certlet("new", "a.example.com")
+    assert run.returncode == 0
+    assert run.stderr.startswith(f"warning: new certificate: {problem}".encode()) == bool(problem)
+    assert (b"certlet doctor compares the clock" in run.stderr) == bool(problem) == bool(run.stderr)
 
 
 def test_force_overwrites_key_and_certificate(server: Server, tmp_path: Path) -> None:

@@ -186,9 +186,9 @@ def test_expired_certificate_is_renewed(server: Server, tmp_path: Path) -> None:
     assert load_leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
 
 
-def write_old_certificate(ca: Path, name: str) -> None:
-    """Write a certificate of the CA from twelve hours ago, and its key, into the working directory."""
-    old = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), timedelta(hours=12))
+def write_old_certificate(ca: Path, name: str, age: timedelta = timedelta(hours=12)) -> None:
+    """Write a certificate of the CA, by default from twelve hours ago, and its key, into the working directory."""
+    old = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), age)
     Path(f"{name}.crt").write_text(encoding.encode_pem([old]))
     Path(f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
 
@@ -216,6 +216,25 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         run = certlet(*command)
         assert (run.returncode, run.stdout) == (3, b"")
         assert run.stderr.count(b"503") == 2
+
+
+def test_other_issuer_is_noted(server: Server, ca_server: Server) -> None:
+    """The service may be that of another CA; a certificate that would end earlier is not replaced."""
+    write_old_certificate(ca_server.log.parent / "ca", "a.example.com")
+    for url, is_noted in ((ca_server.url, False), (server.url, True)):
+        run = certlet("renew", "a.example.com.crt", "--expires-in", "99d", env={"CERTLET_URL": url})
+        assert (run.returncode, run.stdout[:27]) == (0, b"Renewed   a.example.com.crt")
+        text = rb"note: a.example.com.crt: the issuer is now CN=.+, not CN=.+: clients must trust its root\n"
+        assert bool(re.search(text, run.stderr)) == is_noted == (b"note: " in run.stderr)
+    write_old_certificate(ca_server.log.parent / "ca", "a.example.com", timedelta(hours=-1))
+    before = Path("a.example.com.crt").read_bytes()
+    run = certlet("renew", "a.example.com.crt", "--expires-in", "99d")
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert (
+        b"would end earlier; nothing was replaced (check --context and --url; certlet new --force"
+        in run.stderr
+    )
+    assert Path("a.example.com.crt").read_bytes() == before
 
 
 def test_fleet_is_renewed_early(ca_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,8 +387,16 @@ def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     [
         (("--profile", "client"), 0, ""),
         (("--api-key", "x"), 4, "403"),
-        (("--deploy-hook", "./none"), 1, "deploy hook ./none: No such file"),
-        (("--deploy-hook", "false"), 1, "deploy hook false failed with exit status 1"),
+        (
+            ("--deploy-hook", "./none"),
+            1,
+            "hook ./none: No such file or directory (the certificates are renewed, so",
+        ),
+        (
+            ("--deploy-hook", "false"),
+            1,
+            "hook false failed with exit status 1 (the certificates are renewed, so",
+        ),
         (("--deploy-hook", "'"), 2, "No closing quotation"),
         (("--deploy-hook", " "), 2, "the command is empty"),
         (("--expires-in", "30"), 2, "30d"),

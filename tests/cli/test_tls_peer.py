@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from service.cli import input_files, tls_peer
 from service.cli.input_files import Address
+from service.cli.terminal import CommandError
 from service.exit_status import ExitStatus
 from service.keystore import ca_directory
 from service.pki import encoding
@@ -77,8 +79,16 @@ def address(chain: Path) -> Iterator[Address]:
     ],
 )
 def test_address_has_a_port_or_is_a_url(text: str, address: tuple[str, int] | None) -> None:
-    """Other texts are names of files."""
+    """Other texts are names of files: an error says so if there is none, and what an address is."""
     assert input_files.parse_address(text) == address
+    if address:
+        assert input_files.find_address(text) == address
+        return
+    message = rf"{re.escape(text)}: No such file or directory \(the address of a server is HOST:PORT or "
+    with pytest.raises(CommandError, match=message):
+        input_files.find_address(text)
+    Path("file.crt").touch()
+    assert input_files.find_address("file.crt") is input_files.find_address("-") is None
 
 
 def test_address_is_printed_as_in_a_url() -> None:
@@ -103,7 +113,7 @@ def test_chain_of_a_server_is_shown(chain: Path, address: Address) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("plain", "the server does not use TLS: try http://{}"),
+        ("plain", "the server does not use TLS: check the port"),
         ("closed", "the server closed the connection during the handshake"),
         ("silent", "no answer within 1 seconds"),
         ("absent", "connection refused: check the host and the port"),
@@ -140,5 +150,5 @@ def test_unreachable_server_has_its_reason(
         if behaviour in answers:
             thread.join()
     assert (run.returncode, run.stdout) == (ExitStatus.UNREACHABLE, b"")
-    assert run.stderr.decode().startswith(f"certlet: {target}: {reason.format(target)}")
+    assert run.stderr.decode().startswith(f"certlet: {target}: {reason}")
     assert run.stderr.count(b"\n") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import ssl
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from service.pki import encoding
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
 from tests.cli import certlet
-from tests.cli.test_tls_peer import address, chain
+from tests.cli.test_tls_peer import Handler, address, chain
+
+NEITHER = b"certlet: %b: No such file or directory (the address of a server is HOST:PORT or https://HOST)\n"
 
 __all__ = ["address", "chain"]  # fixtures
 
@@ -51,20 +55,28 @@ def test_chain_is_valid_as_openssl_says(
 
 
 def test_untrusted_or_incomplete_chain_is_refused(chain: Path, tmp_path: Path) -> None:
-    """Another root, a missing intermediate and a root that is not passed have their reasons."""
+    """The reason names the certificate that is missing, in the file or among the trusted roots."""
     assert certlet("init", "other", cwd=tmp_path).returncode == 0
     file, root = chain / "localhost.crt", chain / "root.crt"
     leaf = tmp_path / "leaf.crt"
     leaf.write_text(file.read_text().partition("-----BEGIN CERTIFICATE-----\n")[2].partition("-----BEGIN")[0])
     leaf.write_text("-----BEGIN CERTIFICATE-----\n" + leaf.read_text())
-    for arguments in (
-        (file, "--root", tmp_path / "other" / "root-ca.crt"),
-        (leaf, "--root", root),
-        (file,),
+    signing, anchor = (
+        servers.run("openssl", "x509", "-in", str(path), "-noout", "-issuer", "-nameopt", "RFC2253").stdout
+        for path in (leaf, root)
+    )
+    for issuer, *arguments in (
+        (anchor, file, "--root", tmp_path / "other" / "root-ca.crt"),
+        (signing, leaf, "--root", root),
+        (anchor, file),
     ):
         run = certlet("verify", *arguments, env={"SSL_CERT_FILE": str(tmp_path / "other" / "root-ca.crt")})
         assert (run.returncode, run.stdout) == (1, b"")
-        assert b"unable to get local issuer certificate: its issuer is not trusted" in run.stderr
+        remedy = f"add it to {arguments[0]}, or if it is a root, pass it as --root\n"
+        reason = (
+            f"unable to get local issuer certificate: its {issuer.strip().replace('=', ' ', 1)} is missing: "
+        )
+        assert run.stderr.decode().endswith(reason + remedy)
     assert certlet("verify", file, env={"SSL_CERT_FILE": str(root)}).returncode == 0
     whole = tmp_path / "whole.crt"
     whole.write_text(file.read_text() + root.read_text())
@@ -89,6 +101,20 @@ def test_date_is_verified(chain: Path, tmp_path: Path, age: timedelta, reason: s
     assert reason in run.stderr.decode()
 
 
+def test_server_without_intermediate_is_refused(chain: Path) -> None:
+    """The server has to send the issuer that the reason names."""
+    pem = (chain / "localhost.crt").read_text()
+    (chain / "leaf.crt").write_text(pem[: pem.index("-----BEGIN", 1)])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain / "leaf.crt", chain / "localhost.key")
+    with servers.http_server(Handler, context) as url:
+        run = certlet("verify", url.replace("127.0.0.1", "localhost"), "--root", chain / "root.crt")
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert re.search(
+        rb" its issuer CN=Certlet Signing CA \w+ is missing: the server must send it, ", run.stderr
+    )
+
+
 def test_server_is_verified(chain: Path, address: tuple[str, int]) -> None:
     """The host is that of the address, and the root that of --root."""
     host, port = address
@@ -110,7 +136,7 @@ def test_file_without_certificates_is_an_error(tmp_path: Path) -> None:
     for arguments, message in (
         (("my.csr",), b"certlet: my.csr contains no certificate\n"),
         (("empty",), b"certlet: empty contains no certificate\n"),
-        (("none",), b"certlet: none: No such file or directory\n"),
+        (("none",), NEITHER % b"none"),
     ):
         run = certlet("verify", *arguments, cwd=tmp_path)
         assert (run.returncode, run.stdout, run.stderr) == (1, b"", message)
