@@ -12,10 +12,10 @@ import click
 
 from service import atomic_write as output
 from service import client, exit_status
-from service.cli import batch, options
+from service.cli import batch, inspection, options
 from service.cli.input_files import DIRECTORY, FILE
 from service.cli.terminal import Command, CommandError, is_json, json_option, note, report, warn
-from service.pki import input_formats
+from service.pki import certificate_reader, input_formats
 
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet sign my.csr --out my.crt")
@@ -73,15 +73,24 @@ def sign(
     signed = client.sign(service, caller, replace(request, csr=batch.read_request(path)))
     for text in signed.notes:
         note(text)
-    facts = {"not_after": signed.not_after, "notes": signed.notes}
     if out:
         batch.write_certificate(out, signed)
-        report({"certificate": str(out), **facts}, f"Signed    {out}, valid until {signed.not_after}")
-    elif is_json():
-        report({"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem, **facts})
+    result = {"certificate": str(out)} if out else {"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem}
+    if is_json():
+        report({**result, **_certificate_facts(signed), "notes": signed.notes})
+    elif out:
+        report({}, f"Signed    {out}, valid until {signed.not_after}")
     else:
         sys.stdout.write(signed.pem)
     return 0
+
+
+def _certificate_facts(signed: client.Signed) -> dict[str, object]:
+    try:
+        certificate = certificate_reader.parse_pem(signed.crt_pem.encode())
+    except ValueError as error:
+        raise CommandError(f"the service returned a malformed certificate: {error}") from error
+    return inspection.certificate_facts(certificate)
 
 
 def _verify_out(out: Path, *, overwrite: bool) -> None:

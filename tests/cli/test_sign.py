@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from service.cli import inspection
 from service.keystore import ca_directory
 from service.pki import encoding
 from service.pki.keys import encode_private_key
@@ -223,10 +224,12 @@ def test_result_is_json_or_nothing(server: Server) -> None:
     Path("a.csr").write_bytes(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
     Path("b.csr").write_bytes(csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])))
     signed = json.loads(certlet("sign", "a.csr", "--json").stdout)
-    assert sorted(signed) == ["chain_pem", "crt_pem", "not_after", "notes"]
-    assert x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+    leaf = x509.load_pem_x509_certificate(signed.pop("crt_pem").encode())
+    assert signed.pop("chain_pem").startswith("-----BEGIN CERTIFICATE-----")
+    assert signed == {**inspection.certificate_facts(leaf), "notes": signed["notes"]}
     written = json.loads(certlet("sign", "a.csr", "--out", "a.crt", "--json").stdout)
-    assert (sorted(written), written["certificate"]) == (["certificate", "not_after", "notes"], "a.crt")
+    leaf = x509.load_pem_x509_certificate(Path("a.crt").read_bytes())
+    assert written == {"certificate": "a.crt", **inspection.certificate_facts(leaf), "notes": signed["notes"]}
     dry = [
         json.loads(line)
         for line in certlet("sign", "a.csr", "b.csr", "--dry-run", "--json").stdout.splitlines()
@@ -243,3 +246,22 @@ def test_result_is_json_or_nothing(server: Server) -> None:
     assert (quiet.stdout[:27], quiet.stderr) == (b"-----BEGIN CERTIFICATE-----", b"")
     quiet = certlet("sign", "a.csr", "b.csr", "--validity", "1h", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+
+
+def test_malformed_certificate_has_no_json() -> None:
+    """Without --json, the certificate is printed as it is."""
+    pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+    body = json.dumps({"crt_pem": pem, "chain_pem": "", "notes": [], "not_after": "2030-01-01T00:00:00Z"})
+
+    class Handler(servers.QuietHandler):
+        def respond(self) -> None:
+            self.body()
+            self.reply(200, body.encode())
+
+    Path("a.csr").write_bytes(csrs.encode_pem(csrs.build()))
+    with servers.http_server(Handler) as url:
+        env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": url}
+        run = certlet("sign", "a.csr", "--json", env=env)
+        assert (run.returncode, run.stdout) == (1, b"")
+        assert run.stderr.startswith(b"certlet: the service returned a malformed certificate: ")
+        assert certlet("sign", "a.csr", env=env).stdout.decode() == pem
