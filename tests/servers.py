@@ -320,13 +320,13 @@ def certlet_server(
             output = []
             for line in stdout:
                 output.append(line.rstrip("\n"))
-                if "sign.pem" in line:
+                if "sign.pem" in line or line.startswith("{"):
                     break
-            match = re.search(r"^Web pages (\S+)/$", "\n".join(output), re.MULTILINE)
+            match = re.search(r'^(?:Web pages (\S+)/$|\{"url": "([^"]+)")', "\n".join(output), re.MULTILINE)
             try:
                 if not match:
                     raise AssertionError(f"the server did not start: {output} {path.read_text()}")
-                yield Server(match.group(1), process, output, path)
+                yield Server(match[1] or match[2], process, output, path)
             finally:
                 if process.poll() is None:
                     process.terminate()

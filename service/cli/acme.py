@@ -9,7 +9,7 @@ import click
 
 from service import credentials, hardening
 from service.cli import acme_clients, options
-from service.cli.terminal import CommandError, Group, echo_lines, json_option, note, report
+from service.cli.terminal import CommandError, Group, json_option, note, report
 from service.keystore import acme_principals, ca_directory
 from service.keystore.acme_principals import AcmePrincipal
 from service.pki.acme_key import MAX_GENERATION, AcmeKey, ExternalKeyId, is_thumbprint
@@ -58,6 +58,7 @@ def acme() -> None:
 @_client_option
 @_url_option
 @options.ca_option
+@json_option
 def add(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str, ca: Path) -> None:
     """Allow NAME to have ACME accounts, and print its external account key.
 
@@ -84,6 +85,7 @@ def add(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str
 @_client_option
 @_url_option
 @options.ca_option
+@json_option
 def rekey(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str, ca: Path) -> None:
     """Replace the external account key of NAME, and end its accounts.
 
@@ -103,13 +105,16 @@ def rekey(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: s
 @acme.command(epilog="Example: certlet acme remove web")
 @click.argument("name")
 @options.ca_option
+@json_option
 def remove(*, name: str, ca: Path) -> None:
     """Remove NAME and end its accounts, with immediate effect."""
-    acme_principals.change(
+    removed = acme_principals.change(
         options.require_ca(ca),
         name,
         lambda existing: _require_principal(name, existing)._replace(thumbprints=(), removed=True),
     )
+    key_id = ExternalKeyId(name, removed.generation).encode()
+    report({"principal": name, "key_id": key_id}, f"Removed {name} and its accounts")
 
 
 @acme.command("list", epilog="Example: certlet acme list --json")
@@ -159,12 +164,17 @@ def _print_key(
     key_id = ExternalKeyId(name, principal.generation)
     secret = base64.urlsafe_b64encode(key.external_account_key(key_id)).rstrip(b"=").decode("ascii")
     arguments = f"{url}/acme/directory", key_id.encode(), secret
+    root = str(ca / ca_directory.ROOT_CERTIFICATE)
+    facts = dict(zip(("directory", "key_id", "hmac_key"), arguments, strict=True))
+    facts = {"principal": name, **facts, "root_certificate": root}
     if client:
-        echo_lines(acme_clients.format_configuration(client, *arguments).splitlines())
+        configuration = acme_clients.format_configuration(client, *arguments)
+        report({**facts, "configuration": configuration}, *configuration.splitlines())
         return
     labels = ("Directory", "Key ID", "HMAC key", "Root")
-    values = (*arguments, f"{ca / ca_directory.ROOT_CERTIFICATE} (copy it to the client's host)")
-    echo_lines(f"{label:<11}{value}" for label, value in zip(labels, values, strict=True))
+    values = (*arguments, f"{root} (copy it to the client's host)")
+    lines = [f"{label:<11}{value}" for label, value in zip(labels, values, strict=True)]
     for client_name in acme_clients.NAMES:
-        lines = acme_clients.format_configuration(client_name, *arguments).splitlines()
-        echo_lines(("", f"# {client_name}", *lines))
+        configuration = acme_clients.format_configuration(client_name, *arguments)
+        lines += ["", f"# {client_name}", *configuration.splitlines()]
+    report(facts, *lines)

@@ -71,6 +71,7 @@ def api_key() -> None:
     "--from-stdin", is_flag=True, help="Register the key on stdin, one line, instead of creating one."
 )
 @options.ca_option
+@json_option
 def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool, ca: Path) -> None:
     """Create an API key for NAME and print it once.
 
@@ -86,12 +87,15 @@ def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool
         raise CommandError(f"${API_KEY} is not set" if from_env else "there is no key on stdin")
     created = value or api_keys.generate_key()
     try:
-        *others, _ = key_file.add(name, created, datetime.now(UTC), expires)
+        *others, added = key_file.add(name, created, datetime.now(UTC), expires)
     except api_keys.KeyFileError as error:
         raise CommandError(str(error)) from error
     if value:
         note(f"added the key {f'in ${API_KEY}' if from_env else 'on stdin'}")
-    else:
+    if is_json():
+        facts = {**_to_dict(added, datetime.now(UTC)), "key": None if value else created}
+        report(facts, has_result=not value)
+    elif not value:
         click.echo(created)
     if others:
         ids = ", ".join(key.key_id for key in others)

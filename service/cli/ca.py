@@ -18,7 +18,7 @@ from service import hardening, keystore
 from service.cli import input_files, inspection, options
 from service.cli.input_files import FILE
 from service.cli.options import KEY_FILE
-from service.cli.terminal import Command, CommandError, echo, json_option, report, warn
+from service.cli.terminal import Command, CommandError, json_option, report, warn
 from service.gateway import api_keys
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
@@ -255,14 +255,18 @@ def _load_previous_keys(
 
 @click.command(cls=Command, epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
 @options.ca_option
+@json_option
 def rotate_serial_key(*, ca: Path) -> None:
     """Add a new key for serial numbers.
 
     It creates the serial numbers from now on. The earlier keys still recognise theirs.
     """
-    ca_directory.add_serial_key(options.require_ca(ca))
+    count = ca_directory.add_serial_key(options.require_ca(ca))
     path = ca / ca_directory.SERIAL_KEY
-    echo(f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.")
+    report(
+        {"file": str(path), "keys": count},
+        f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.",
+    )
 
 
 @click.command(cls=Command, epilog="Example: certlet sign-ca-status --root-key /somewhere/safe/root-ca.key")
@@ -280,6 +284,7 @@ def rotate_serial_key(*, ca: Path) -> None:
     metavar="REASON",
     help=f"Record this reason: {', '.join(sorted(ca_status.REASONS))}.",
 )
+@json_option
 def sign_ca_status(*, ca: Path, root_key: Path | None, revoke: Path | None, reason: str | None) -> None:
     """Sign the OCSP responses about the signing CA again.
 
@@ -300,10 +305,20 @@ def sign_ca_status(*, ca: Path, root_key: Path | None, revoke: Path | None, reas
     _load_statuses(ca, certificates)
     key = input_files.load_private_key(root_key, CA_PASSPHRASE)
     signed = ca_directory.sign_statuses(ca, key, datetime.now(UTC), revoked)
-    for entry in signed[:: len(ocsp.HASHES)]:  # the responses about a certificate are the same
-        name, end = entry.certificate.subject.rfc4514_string(), encoding.format_timestamp(entry.next_update)
-        echo(f"{name}: {entry.status.status.name.lower()} until {end}")
-    echo(f"Signed {ca / ca_directory.CA_STATUS}. A running server uses it at once.")
+    path = ca / ca_directory.CA_STATUS
+    responses = [
+        {
+            "subject": entry.certificate.subject.rfc4514_string(),
+            "status": entry.status.status.name.lower(),
+            "next_update": encoding.format_timestamp(entry.next_update),
+        }
+        for entry in signed[:: len(ocsp.HASHES)]  # the responses about a certificate are the same
+    ]
+    report(
+        {"file": str(path), "responses": responses},
+        *["{subject}: {status} until {next_update}".format_map(response) for response in responses],
+        f"Signed {path}. A running server uses it at once.",
+    )
 
 
 def _load_statuses(ca: Path, certificates: Sequence[x509.Certificate]) -> tuple[CAStatus, ...]:

@@ -24,7 +24,7 @@ from service.cli.first_start import DEFAULT_KEY, Created
 from service.cli.input_files import DIRECTORY, FILE
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.serve_reload import Reloads
-from service.cli.terminal import Command, echo, echo_lines
+from service.cli.terminal import Command, json_option, report
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.gateway.listening import bracket_host
@@ -184,10 +184,12 @@ HANDLER: Final = "service.aws_lambda.handler"
     help="Break the base64 of EST responses into lines of this length, as libest requires; 0 for one line.",
 )
 @click.option("--insecure-http", is_flag=True, help="Allow plain HTTP on addresses other than loopback.")
+@json_option
 def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own type
     """Run the certificate authority on this machine.
 
-    The first start with --create or --ephemeral creates a CA and an API key, and prints them.
+    The first start with --create or --ephemeral creates a CA and an API key, and prints them. The output
+    appears when the server is ready, with --json as one object.
     """
     options.forbid_together("--ca", "--ephemeral")
     options.forbid_together("--status-port", "--no-status-port")
@@ -406,30 +408,49 @@ def _announce(
     settings: SimpleNamespace, directory: Path, ports: tuple[int, int, int], created: Created
 ) -> None:
     port, status_port, metrics_port = ports
-    if created.ca:
-        root_key = directory / ca_directory.ROOT_KEY
-        hint = "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
-        echo(f"New CA    {directory} ({hint})")
-    echo_lines(serve_checks.remarks(settings, directory))
     scheme = "https" if settings.tls or settings.tls_cert else "http"
     stage = f"/{settings.stage}" if settings.stage else ""
     url = f"{scheme}://{_url_host(settings)}:{port}{stage}"
-    echo(f"Web pages {url}/")
+    status_url = metrics_url = acme_directory = None
     if status_port:
         status_url = f"http://{_url_host(settings)}:{status_port}{stage}"
-        echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
     if metrics_port:
         metrics_url = f"http://{bracket_host(settings.metrics[0])}:{metrics_port}/metrics"
-        echo(f"Metrics   {metrics_url} (probes: /livez, /readyz)")
     if settings.ledger and (directory / ca_directory.ACME_KEY).exists():
-        echo(f"ACME      {settings.public_url or url}/acme/directory")
-    if created.api_key:
-        echo(f"API key   {created.api_key}  (shown once)")
-    echo("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
-    echo(f"            -keyout my.key {_sample_names(directory)} -out my.csr")
-    trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
+        acme_directory = f"{settings.public_url or url}/acme/directory"
+    remarks = list(serve_checks.remarks(settings, directory))
+    root, root_key = directory / ca_directory.ROOT_CERTIFICATE, directory / ca_directory.ROOT_KEY
+    hint = "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
+    facts = {
+        "url": url,
+        "status_url": status_url,
+        "metrics_url": metrics_url,
+        "acme_directory": acme_directory,
+        "ca": str(directory),
+        "root_certificate": str(root),
+        "created_ca": created.ca,
+        "api_key": created.api_key or None,
+        "warnings": [text for label, text in remarks if label == "Warning"],
+        "notes": [text for label, text in remarks if label == "Note"],
+    }
+    lines = (
+        ("New CA", f"{directory} ({hint})" if created.ca else ""),
+        *remarks,
+        ("Web pages", f"{url}/"),
+        ("Status", f"{status_url} (OCSP, CRL, CA certificates)" if status_url else ""),
+        ("Metrics", f"{metrics_url} (probes: /livez, /readyz)" if metrics_url else ""),
+        ("ACME", acme_directory or ""),
+        ("API key", f"{created.api_key}  (shown once)" if created.api_key else ""),
+    )
+    trust = f"--cacert {root} " if settings.tls else ""
     key = created.api_key or f"${API_KEY}"
-    echo(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
+    report(
+        facts,
+        *[f"{label:<9} {text}" for label, text in lines if text],
+        "Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\",
+        f"            -keyout my.key {_sample_names(directory)} -out my.csr",
+        f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem',
+    )
 
 
 def _sample_names(directory: Path) -> str:

@@ -177,18 +177,18 @@ def open_ledger(path: Path, *, create: bool) -> None:
         raise CommandError(f"--ledger: {detail}") from error
 
 
-def remarks(settings: SimpleNamespace, directory: Path) -> Iterator[str]:
-    """Yield lines with what an operator should know about the options and the CA's directory."""
+def remarks(settings: SimpleNamespace, directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield `Warning` or `Note`, and what to know about the options and the CA's directory."""
     files = [path for path in (settings.ledger, settings.tls_key) if path]
     exposed = input_files.exposure_warnings([*secret_files(directory), *files])
     for warning in (*_warnings(settings), *exposed):
-        yield f"Warning   {warning}"
+        yield "Warning", warning
     if note := _status_url_note(settings, ca_directory.load_status_url(directory)):
-        yield f"Note      {note}"
+        yield "Note", note
     keys = api_keys.KeyFile(directory / KEY_FILE).read()
     if not os.environ.get(API_KEY) and all(key.is_expired(datetime.now(UTC)) for key in keys):
-        state = "Warning   every API key has expired" if keys else "Note      there is no API key"
-        yield f"{state}: create one with certlet api-key add NAME --ca {directory}"
+        label, state = ("Warning", "every API key has expired") if keys else ("Note", "there is no API key")
+        yield label, f"{state}: create one with certlet api-key add NAME --ca {directory}"
 
 
 def _warnings(settings: SimpleNamespace) -> Iterator[str]:

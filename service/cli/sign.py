@@ -77,7 +77,8 @@ def sign(
         batch.write_certificate(out, signed)
     result = {"certificate": str(out)} if out else {"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem}
     if is_json():
-        report({**result, **_certificate_facts(signed), "notes": signed.notes})
+        facts = {**result, **_certificate_facts(signed), "notes": signed.notes}
+        report(facts, has_result=out is None)
     elif out:
         report({}, f"Signed    {out}, valid until {signed.not_after}")
     else:

@@ -85,13 +85,17 @@ def is_json() -> bool:
     return _is_set(_JSON)
 
 
-def report(facts: Mapping[str, object], *lines: str) -> None:
-    """Print a result: lines for people, or with `--json` one object; with `--quiet` nothing."""
+def report(facts: Mapping[str, object], *lines: str, has_result: bool = False) -> None:
+    """Print facts: lines for people, or with `--json` one object.
+
+    With `--quiet` it prints nothing, unless the facts have the certificate or key that is the result.
+    """
     if is_json():
         import json  # noqa: PLC0415 - slow to import, and --help does not need it
 
         lines = (json.dumps(facts),)
-    echo_lines(lines)
+    if has_result or not _is_set(_QUIET):
+        _write(lines)
 
 
 def note(text: str) -> None:
@@ -107,7 +111,11 @@ def echo(line: str) -> None:
 
 def echo_lines(lines: Iterable[str]) -> None:
     """Print many lines on stdout, and flush it at the end; with `--quiet` nothing."""
-    for line in () if _is_set(_QUIET) else lines:
+    _write(() if _is_set(_QUIET) else lines)
+
+
+def _write(lines: Iterable[str]) -> None:
+    for line in lines:
         sys.stdout.write(_printable(line, sys.stdout) + "\n")
     sys.stdout.flush()
 

@@ -214,8 +214,11 @@ def create_acme_key(directory: Path) -> AcmeKey:
         return AcmeKey(content)
 
 
-def add_serial_key(directory: Path) -> None:
+def add_serial_key(directory: Path) -> int:
     """Add a new key of serial numbers to a CA; the existing ones still recognise serial numbers.
+
+    Returns:
+        The number of keys.
 
     Raises:
         CAError: the file is unreadable or malformed, or has the maximum of keys; nothing was changed.
@@ -225,6 +228,7 @@ def add_serial_key(directory: Path) -> None:
         serial_keys = _with_new_key(directory, load_serial_keys(directory))
         with atomic_write.atomic_files() as write:
             write(directory / SERIAL_KEY, serial_keys.encode(), 0o600)
+    return len(serial_keys.keys)
 
 
 def _with_new_key(directory: Path, existing: SerialKeys | None) -> SerialKeys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
@@ -104,7 +105,7 @@ def test_rekey_changes_the_key_and_removes_thumbprints(ca: Path) -> None:
 def test_key_of_a_removed_principal_never_becomes_valid_again(ca: Path) -> None:
     """Nor do its accounts, if the name is added again."""
     credentials("add", "web", "--thumbprint", FIRST)
-    assert run("remove", "web") == []
+    assert run("remove", "web") == ["Removed web and its accounts"]
     assert run("list") == []
     assert not acme_principals.load(ca).has(ExternalKeyId("web", 1))
     assert credentials("add", "web") == derive(ca, "web", 2)
@@ -259,3 +260,21 @@ def test_listed_account_key_registers_without_a_key_of_the_ca(tmp_path: Path) ->
         assert problem(client.order("dns:a.example.com")) == (403, "unauthorized")
         client.account = ""
         assert problem(client.post(client.directory["newAccount"], {}))[0] == 403
+
+
+def test_json_has_the_key_and_the_lines_for_a_client(ca: Path) -> None:
+    """`add` and `rekey` print one object, `remove` the identifier of the key that ended."""
+    facts = json.loads("".join(run("add", "web", "--json", "--url", "https://ca.example.com")))
+    key_id, key = derive(ca, "web", 1)
+    assert facts == {
+        "principal": "web",
+        "directory": "https://ca.example.com/acme/directory",
+        "key_id": key_id,
+        "hmac_key": key,
+        "root_certificate": "ca/root-ca.crt",
+    }
+    rekeyed = json.loads("".join(run("rekey", "web", "--json", "--client", "caddy")))
+    assert (rekeyed["key_id"], rekeyed["hmac_key"]) == derive(ca, "web", 2)
+    assert rekeyed["configuration"].splitlines() == run("add", "web", "--client", "caddy")
+    removed = json.loads("".join(run("remove", "web", "--json")))
+    assert removed == {"principal": "web", "key_id": rekeyed["key_id"]}

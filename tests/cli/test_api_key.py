@@ -196,3 +196,16 @@ def test_existing_api_key_is_registered_on_request() -> None:
     ):
         run = certlet("api-key", "add", "d", *option, "--ca", ".")
         assert (run.returncode, run.stdout, message in run.stderr) == (status, b"", True)
+
+
+def test_created_key_is_in_the_json_even_with_quiet() -> None:
+    """A key that was registered is not printed."""
+    assert certlet("init", ".").returncode == 0
+    run = certlet("api-key", "add", "ci", "--ca", ".", "--json", "--quiet", "--expires", "2999-12-31")
+    facts = json.loads(run.stdout)
+    assert facts.keys() == {"id", "principal", "created", "expires", "status", "key"}
+    assert (facts["principal"], facts["expires"]) == ("ci", "2999-12-31T00:00:00Z")
+    assert facts["id"] == hashlib.sha256(facts["key"].encode()).hexdigest()[:12]
+    registered = ("api-key", "add", "b", "--from-stdin", "--ca", ".", "--json")
+    assert json.loads(certlet(*registered, stdin=b"x" * 40).stdout)["key"] is None
+    assert certlet(*registered, "--quiet", stdin=b"y" * 40).stdout == b""

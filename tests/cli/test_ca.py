@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,16 @@ def test_new_ca_is_described_in_json(tmp_path: Path) -> None:
     assert successor["root"] == created["root"]
     assert successor["signing_ca"]["serial_number"] != created["signing_ca"]["serial_number"]
     assert certlet("init", "quiet", "--quiet").stdout == b""
+
+
+def test_changed_files_of_a_ca_are_described_in_json() -> None:
+    """`rotate-serial-key` counts the keys; `sign-ca-status` lists the responses that it signed."""
+    assert certlet("init", "ca").returncode == 0
+    assert json.loads(certlet("rotate-serial-key", "--json").stdout) == {"file": "ca/serial.key", "keys": 2}
+    for revoke, status in (((), "good"), (("--revoke", "ca/signing-ca.crt"), "revoked")):
+        signed = json.loads(certlet("sign-ca-status", "--json", *revoke).stdout)
+        (response,) = signed.pop("responses")
+        assert signed == {"file": "ca/ca-status.pem"}
+        assert response["status"] == status
+        assert datetime.fromisoformat(response["next_update"]) > datetime.now(UTC)
+        assert certlet("sign-ca-status").stdout.decode().startswith(f"{response['subject']}: {status} until ")

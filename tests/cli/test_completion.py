@@ -51,7 +51,7 @@ def completions(*arguments: str) -> set[str]:
         (["api-key", ""], {"add", "list", "remove"}),
         (
             ["api-key", "add", "-"],
-            {"-h", "--help", "-q", "--quiet", "--ca", "--expires", "--from-env", "--from-stdin"},
+            {"-h", "--help", "-q", "--quiet", "--ca", "--expires", "--from-env", "--from-stdin", "--json"},
         ),
         (["api-key", "list", "--j"], {"--json"}),
         (["api-key", "--ca"], set()),

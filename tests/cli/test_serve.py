@@ -139,6 +139,27 @@ def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
 
 
+def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
+    """It has the URLs, the key that was created, and what the other lines say."""
+    arguments = ("--json", "--no-usage-plan", "--metrics", "0")
+    with servers.certlet_server(tmp_path, *arguments, env={}) as server:
+        (line,) = server.output
+        facts = json.loads(line)
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, facts["api_key"]).status == 200
+        assert facts.pop("metrics_url").startswith("http://127.0.0.1:")
+        assert facts.pop("warnings")[0] == "the usage plan is disabled (--no-usage-plan)"
+        assert facts.pop("api_key")
+        assert facts == {
+            "url": server.url,
+            "status_url": None,
+            "acme_directory": None,
+            "ca": f"{tmp_path}/ca",
+            "root_certificate": f"{tmp_path}/ca/root-ca.crt",
+            "created_ca": False,
+            "notes": [],
+        }
+
+
 def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:
     """A key that has expired is a reason to warn, not to create another one; one valid key is enough."""
     assert certlet("init", "ca").returncode == 0

@@ -242,6 +242,7 @@ def test_result_is_json_or_nothing(server: Server) -> None:
         "skipped": 1,
         "failed": 0,
     }
+    assert json.loads(certlet("sign", "a.csr", "--json", "-q").stdout)["crt_pem"]
     quiet = certlet("sign", "a.csr", "-q")
     assert (quiet.stdout[:27], quiet.stderr) == (b"-----BEGIN CERTIFICATE-----", b"")
     quiet = certlet("sign", "a.csr", "b.csr", "--validity", "1h", "--quiet")
