@@ -124,10 +124,15 @@ class Signed:
 
 @dataclass(frozen=True)
 class SignFailure:
-    """A refused request of a batch: the reasons, one per line, and whether a retry may succeed."""
+    """A refused request of a batch: the reasons, one per line, and the exit status for them."""
 
     reason: str
-    retryable: bool
+    exit_status: ExitStatus = ExitStatus.REFUSED
+
+    @property
+    def retryable(self) -> bool:
+        """Whether a retry may succeed."""
+        return self.exit_status is ExitStatus.TRY_LATER
 
 
 @dataclass(frozen=True)
@@ -397,8 +402,8 @@ def _parse_batch(body: bytes) -> list[Signed | SignFailure]:
             results.append(_parse_signed(result["certificate"] | chain))
         else:
             problem = result["problem"]
-            is_retryable = problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE
-            results.append(SignFailure(_format_problem(problem), is_retryable))
+            status = _EXIT_STATUSES.get(problem["status"], ExitStatus.REFUSED)
+            results.append(SignFailure(_format_problem(problem), status))
     return results
 
 

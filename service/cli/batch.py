@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import click
 
-from service import atomic_write
+from service import atomic_write, exit_status
 from service.cli.terminal import CommandError, describe_os_error, warn
 from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.exit_status import ExitStatus
@@ -29,12 +29,17 @@ SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailu
 
 @dataclass
 class Progress:
-    """The number of requests, by result."""
+    """The number of requests, by result; of those that failed, their exit statuses."""
 
     total: int = 0
     signed: int = 0
     skipped: int = 0
-    failed: int = 0
+    failures: list[ExitStatus] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """The number of requests that failed."""
+        return len(self.failures)
 
     @property
     def done(self) -> int:
@@ -110,6 +115,7 @@ class BatchSigner:
     def _create_job(self, path: Path, *, overwrite: bool) -> _Job | None:
         """Create the job for a file; None, after counting the result, if there is nothing to sign."""
         target = certificate_path(path, self.output_dir)
+        status = ExitStatus.REFUSED
         problem = f"{path}: {target} exists and is not the certificate of this CSR (--force overwrites it)"
         try:
             request = replace(self.request, csr=read_request(path))
@@ -123,12 +129,13 @@ class BatchSigner:
                 self.progress.skipped += 1
                 return None
         except CommandError as error:
-            problem = str(error)
+            problem, status = str(error), exit_status.of_error(error)
         except OSError as error:
+            status = exit_status.of_error(error)
             problem = f"{path}: {describe_os_error(error, path)}"
         except (ValueError, IssuanceError):  # not a certificate, or not a CSR
             pass
-        self._fail(problem)
+        self._fail(problem, status)
         return None
 
     def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
@@ -138,21 +145,21 @@ class BatchSigner:
             if isinstance(result, Signed):
                 self._write(path, result)
             elif not result.retryable:
-                self._fail(f"{path}: {result.reason}")
+                self._fail(f"{path}: {result.reason}", result.exit_status)
             yield isinstance(result, Signed) or not result.retryable
 
     def _write(self, path: Path, signed: Signed) -> None:
         try:
             write_certificate(certificate_path(path, self.output_dir), signed)
         except CommandError as error:
-            self._fail(f"{path}: {error}")
+            self._fail(f"{path}: {error}", exit_status.of_error(error))
             return
         self.progress.signed += 1
         for note in signed.notes:
             _warn(f"{path}: note: {note}")
 
-    def _fail(self, message: str) -> None:
-        self.progress.failed += 1
+    def _fail(self, message: str, status: ExitStatus) -> None:
+        self.progress.failures.append(status)
         _warn(message)
 
 

@@ -138,6 +138,9 @@ def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: 
             raise click.UsageError(f"{path}: its certificate would be {target}: sign it separately")
     try:
         signer.run(list(targets.values()), overwrite=overwrite)
+    except client.ClientError as error:
+        status = exit_status.of_all([*signer.progress.failures, error.exit_status])
+        raise client.ClientError(str(error), status) from error
     finally:
         progress = signer.progress
         left = progress.total - progress.done
@@ -146,7 +149,7 @@ def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: 
         report(counts, ", ".join(f"{count} {name}" for name, count in counts.items()))
         if progress.skipped and signer.request != client.SignRequest(""):
             note("skipped certificates may have another profile or validity (--force replaces them)")
-    return int(progress.failed > 0)
+    return exit_status.of_all(progress.failures)
 
 
 def _describe_dry_run(result: client.DryRun) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -18,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from service import client
 from service.cli import batch
+from service.cli.terminal import CommandError
 from service.client import ClientError, Credentials, Signed, SignFailure, SignRequest
+from service.exit_status import ExitStatus
 from service.pki import encoding
 from tests import csrs, factories, servers
 from tests.cli import certlet
@@ -102,6 +105,49 @@ def test_bad_csr_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     assert not (tmp_path / "bad.crt").exists()
 
 
+NOT_PERMITTED = SignFailure("profile 'server' is not for this caller", ExitStatus.NOT_PERMITTED)
+DOWN = ClientError("connection refused", ExitStatus.UNREACHABLE)
+
+
+@pytest.mark.parametrize(
+    ("files", "result", "status"),
+    [
+        (("n0.csr", "n1.csr"), NOT_PERMITTED, 4),
+        (("n0.csr", "none.csr"), NOT_PERMITTED, 1),
+        (("n0.csr", "secret.csr"), NOT_PERMITTED, 4),
+        (("n0.csr", "n1.csr"), SignFailure("refused"), 1),
+        (("n0.csr", "n1.csr"), SignFailure("busy", ExitStatus.TRY_LATER), 3),
+        (("n0.csr", "none.csr"), SignFailure("busy", ExitStatus.TRY_LATER), 1),
+        (("n0.csr", "n1.csr"), DOWN, 5),
+        (("n0.csr", "none.csr"), DOWN, 1),
+    ],
+)
+def test_exit_status_is_that_of_every_failure(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[str, ...],
+    result: SignFailure | ClientError,
+    status: int,
+) -> None:
+    """If the failures differ, it is 1."""
+    write_requests(tmp_path, 2)
+    read_request, error = batch.read_request, PermissionError(errno.EACCES, "Permission denied")
+
+    def read(path: Path) -> str:
+        if path.name == "secret.csr":  # root, as which tests may run, may read every file
+            raise CommandError(str(path)) from error
+        return read_request(path)
+
+    def sign(_service: object, _caller: object, requests: Sequence[SignRequest]) -> list[SignFailure]:
+        if isinstance(result, ClientError):
+            raise result
+        return [result] * len(requests)
+
+    monkeypatch.setattr(batch, "read_request", read)
+    monkeypatch.setattr(client, "sign_batch", sign)
+    assert certlet("sign", *files, "--api-key", "x").returncode == status
+
+
 def test_repetition_signs_only_the_rest(server: Server, tmp_path: Path) -> None:
     """An existing certificate stays unchanged, and is not requested again."""
     paths = write_requests(tmp_path, 3)
@@ -152,7 +198,7 @@ def sign_batch(results: list[int | str]) -> batch.SignBatch:
         ]
         chain = encoding.encode_pem(factories.create_issuer().intermediates)
         return [Signed(encoding.encode_pem([issued.certificate]), chain, (), "") for issued in signed] + [
-            SignFailure("no time", retryable=True) for _ in requests[number:]
+            SignFailure("no time", ExitStatus.TRY_LATER) for _ in requests[number:]
         ]
 
     return sign
@@ -202,7 +248,7 @@ def test_batch_is_within_the_size_limit(tmp_path: Path) -> None:
 
     def refuse(requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
         sizes.append(len(json.dumps({"requests": [request.to_json() for request in requests]})))
-        return [SignFailure("no", retryable=False) for _ in requests]
+        return [SignFailure("no") for _ in requests]
 
     signer = batch.BatchSigner(SignRequest(""), refuse)
     signer.run([path] * 40)
