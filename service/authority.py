@@ -26,7 +26,7 @@ from service.loaded_ca import LoadedCA
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
 from service.pki.acme_key import AcmeKey
 from service.pki.certificate import CertificateSpec
-from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
+from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent, UnverifiedRequest
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized, quote
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
@@ -330,7 +330,8 @@ class Authority:
         self, requests: Sequence[IssuanceRequest], now: datetime, approve: Callable[..., _Approved]
     ) -> list[_Approved | IssuanceError]:
         """Approve or refuse each request; record the refusals."""
-        parsed = [_capture(_parse_and_verify, request) for request in requests]
+        unverified = [_capture(_read, request) for request in requests]
+        parsed = [_capture(_verify, *pair) for pair in zip(requests, unverified, strict=True)]
         ca = _capture(self._ca)  # the same for all
         approved = [
             _capture(approve, now, request, csr, ca) for request, csr in zip(requests, parsed, strict=True)
@@ -385,7 +386,7 @@ class Authority:
         ca: LoadedCA,
     ) -> _Approved:
         principal, key = request.principal, request.idempotency_key
-        assert principal is not None  # noqa: S101 - `_parse_and_verify` checks it  # nosec B101
+        assert principal is not None  # noqa: S101 - `_read` checks it  # nosec B101
         if principal.kind is not PrincipalKind.ACME and self.profiles.challenge_for(principal.name):
             raise Unauthorized(_CHALLENGE_REQUIRED.format(quote(principal.name)))
         window = None if key is None else idempotency.replay_window(key, now, request.issued_at)
@@ -505,10 +506,16 @@ def _unwrap(outcome: _T | IssuanceError) -> _T:
     return outcome
 
 
-def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest | RefusedRequest:
+def _read(request: IssuanceRequest) -> UnverifiedRequest:
     if request.principal is None:
         raise Unauthorized(API_KEY_REQUIRED)
-    parsed = csr.read(request.csr)
+    return csr.read_unverified(request.csr)
+
+
+def _verify(
+    request: IssuanceRequest, unverified: UnverifiedRequest
+) -> CertificateSigningRequest | RefusedRequest:
+    parsed = csr.verify(unverified)
     refused = parsed if isinstance(parsed, RefusedRequest) else RefusedRequest(parsed, ())
     if request.is_est and AttributeOID.CHALLENGE_PASSWORD in refused.content.attributes:
         violation = BadCSR(CHALLENGE_UNSUPPORTED, "csr")

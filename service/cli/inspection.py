@@ -72,8 +72,8 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     if der:
         violations += _csr_violations(der)
     for data in (file, der):  # the service refuses a file with a private key or with several CSRs
-        content = _try_or(partial(csr.read_content, data), None)
-        if content:
+        if unverified := _try_or(partial(csr.read_unverified, data), None):
+            content = unverified.content
             break
     else:
         return _inspection("File", (), {}, *_details(violations))

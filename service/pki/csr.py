@@ -125,10 +125,11 @@ class RefusedRequest:
 
 
 @dataclass(frozen=True)
-class _Parsed:
-    """A CSR in DER, before the verification of its key.
+class UnverifiedRequest:
+    """A CSR whose key and signature are not verified.
 
     Attributes:
+        der: the CSR as sent.
         request: the CSR, re-encoded if it was not DER.
         subject: the content of its subject, DER.
         signed: the octets that the signature covers, as sent.
@@ -136,6 +137,7 @@ class _Parsed:
         violations: parts that cannot be read.
     """
 
+    der: bytes = field(repr=False)
     request: x509.CertificateSigningRequest = field(repr=False)
     subject: bytes
     signed: bytes = field(repr=False)
@@ -168,35 +170,30 @@ def read(data: bytes) -> CertificateSigningRequest | RefusedRequest:
         BadCSR: the data is too large, malformed, not exactly one CSR, or not signed by the key in the CSR.
         BadPublicKey: the data contains a private key.
     """
-    return _verify(*_parse(data))
+    return verify(read_unverified(data))
 
 
-def read_content(data: bytes) -> RequestedContent:
-    """Read what a CSR requests, without verifying its key and signature.
+def read_unverified(data: bytes) -> UnverifiedRequest:
+    """Read a CSR as `read`, without verifying its key and signature.
 
     Raises:
         BadCSR: the data is too large, malformed, or not exactly one CSR.
         BadPublicKey: the data contains a private key.
     """
-    return _parse(data)[1].content
-
-
-def _parse(data: bytes) -> tuple[bytes, _Parsed]:
-    """Parse the only CSR in the data; return its DER too."""
     if len(data) > MAX_TEXT_BYTES:
         raise BadCSR(f"The CSR has {len(data)} bytes; at most {MAX_TEXT_BYTES} are accepted", "csr")
     der, notes = input_formats.find_csr(data)
     if len(der) > MAX_DER_BYTES:
         raise BadCSR(f"The CSR has {len(der)} bytes; at most {MAX_DER_BYTES} are accepted", "csr")
     try:
-        parsed = _parse_der(der, notes)
-        _verify_readings(parsed)
+        unverified = _parse_der(der, notes)
+        _verify_readings(unverified)
     except Exception:  # noqa: BLE001 - the library has no common class for errors of malformed bytes
-        parsed = _parse_leniently(der, notes)
-    return der, parsed
+        return _parse_leniently(der, notes)
+    return unverified
 
 
-def _parse_der(der: bytes, notes: tuple[str, ...]) -> _Parsed:
+def _parse_der(der: bytes, notes: tuple[str, ...]) -> UnverifiedRequest:
     """Parse all fields but the key; any error means that the CSR is not DER."""
     request = x509.load_der_x509_csr(der)
     signed = request.tbs_certrequest_bytes
@@ -211,23 +208,23 @@ def _parse_der(der: bytes, notes: tuple[str, ...]) -> _Parsed:
         raise ValueError("the library reads one extensionRequest and drops others")
     spki = asn1.encode_der(info.subject_public_key_info)
     content = RequestedContent(subject, tuple(request.extensions), attributes, spki, notes)
-    return _Parsed(request, bytes(info.subject.data), signed, content)
+    return UnverifiedRequest(der, request, bytes(info.subject.data), signed, content)
 
 
-def _verify_readings(parsed: _Parsed) -> None:
+def _verify_readings(unverified: UnverifiedRequest) -> None:
     """Raise `ValueError` for what the library reads, but `lenient_csr` reads or encodes otherwise."""
-    content = parsed.content
-    tags = _STRING_TAG.findall(parsed.subject)
+    content = unverified.content
+    tags = _STRING_TAG.findall(unverified.subject)
     if _VISIBLE_STRING in tags or (tags and not all(text.isascii() for _, text in content.subject)):
         raise ValueError("the library reads these strings as UTF-8")
     if (
-        _key_algorithm(parsed.request) == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
+        _key_algorithm(unverified.request) == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
         and _RSA_ENCRYPTION not in content.subject_public_key_info[:24]
     ):
         raise ValueError("an RSA key has no NULL parameters")
 
 
-def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> _Parsed:
+def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> UnverifiedRequest:
     """Parse a CSR that is not DER; its signature covers the original octets."""
     try:
         normalised = lenient_csr.normalise(der)
@@ -236,17 +233,24 @@ def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> _Parsed:
         raise
     try:
         parsed = _parse_der(normalised.der, (*notes, *normalised.notes))
-    except Exception as error:  # as in `_parse`
+    except Exception as error:  # as in `read_unverified`
         detail = (
             "The algorithm of the public key or the signature has malformed parameters (RFC 5280 4.1.1.2)"
         )
         raise BadCSR(f"{detail}; create the CSR with another program", "csr") from error
-    return replace(parsed, signed=normalised.signed, violations=normalised.violations)
+    return replace(parsed, der=der, signed=normalised.signed, violations=normalised.violations)
 
 
-def _verify(der: bytes, parsed: _Parsed) -> CertificateSigningRequest | RefusedRequest:
-    """Verify the key, the signature algorithm, and if both are accepted the signature."""
-    request, content = parsed.request, parsed.content
+def verify(unverified: UnverifiedRequest) -> CertificateSigningRequest | RefusedRequest:
+    """Verify the key of a CSR, the signature algorithm, and if both are accepted the signature.
+
+    Returns:
+        as `read`.
+
+    Raises:
+        BadCSR: the key did not sign the CSR.
+    """
+    request, content = unverified.request, unverified.content
     violations: list[RequestError] = []
     public_key = None
     try:
@@ -259,13 +263,13 @@ def _verify(der: bytes, parsed: _Parsed) -> CertificateSigningRequest | RefusedR
     except BadSignatureAlgorithm as violation:
         violations.append(violation)
     if public_key and not violations:
-        _verify_signature(request, parsed.signed, public_key)
-    violations += parsed.violations
+        _verify_signature(request, unverified.signed, public_key)
+    violations += unverified.violations
     if violations or public_key is None:
         return RefusedRequest(content, tuple(violations))
     return CertificateSigningRequest(
         **vars(content),
-        der=der,
+        der=unverified.der,
         public_key=public_key,
         key_kind=key_kind,
         key_identifier=hashlib.sha1(bits, usedforsecurity=False).digest(),
@@ -279,7 +283,7 @@ def _verify_key(
     bits = keys.verify_encoded_key(_key_algorithm(request), spki)
     try:
         public_key = request.public_key()
-    except Exception as error:  # as in `_parse`
+    except Exception as error:  # as in `read_unverified`
         raise keys.unreadable_key(spki) from error
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
