@@ -107,9 +107,9 @@ def parse_policy(document: OpenAPIDocument, status_url: str = "", *, has_ocsp: b
 def for_function(document: OpenAPIDocument) -> OpenAPIDocument:
     """Return the document that the Lambda function executes.
 
-    It has the operations that reach the function, with their parameters, bodies, security, and the statuses
-    and media types of their responses. `$ref`s are resolved and documentation is removed, since Connexion
-    checks and copies the document at each cold start.
+    It has the operations that reach the function, with their parameters, bodies and security. `$ref`s are
+    resolved, and documentation and responses are removed, since Connexion checks and copies the document at
+    each cold start.
     """
     paths: OpenAPIDocument = {}
     for path, item in document["paths"].items():
@@ -133,13 +133,7 @@ def _executed(operation: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPID
         **{
             key: _undescribed(resolve_refs(operation[key], document)) for key in _EXECUTED if key in operation
         },
-        "responses": {
-            status: {
-                "description": "",
-                "content": {kind: {} for kind in resolve_ref(response, document).get("content", ())},
-            }
-            for status, response in operation["responses"].items()
-        },
+        "responses": {"default": {"description": ""}},
     }
 
 
