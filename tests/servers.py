@@ -320,7 +320,7 @@ def certlet_server(
             output = []
             for line in stdout:
                 output.append(line.rstrip("\n"))
-                if "sign.pem" in line or line.startswith("{"):
+                if "sign.pem" in line or "/profiles" in line or line.startswith("{"):
                     break
             match = re.search(r'^(?:Web pages (\S+)/$|\{"url": "([^"]+)")', "\n".join(output), re.MULTILINE)
             try:

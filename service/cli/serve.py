@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import click
-from cryptography import x509
 
 from service import hardening, log_level, openapi, self_issued
-from service.cli import first_start, input_files, options, serve_checks
+from service.cli import first_start, input_files, options, sample_request, serve_checks
 from service.cli.first_start import DEFAULT_KEY, Created
 from service.cli.input_files import DIRECTORY, FILE
 from service.cli.options import API_KEY, KEY_FILE
@@ -29,7 +30,6 @@ from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.gateway.listening import bracket_host
 from service.keystore import ca_directory
-from service.pki.certificate_reader import extension_value
 from service.pki.profile_loader import IssuancePolicy
 from service.settings import (
     AUDIT_LOG,
@@ -256,7 +256,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         def announce() -> None:
             rollback.pop_all()
             reloads.remember(setup)
-            _announce(settings, directory, ports, created)
+            _announce(settings, directory, policy, ports, created)
 
         listening_sockets = [*listeners, *status_listeners, *metrics_listeners]
         return Supervisor(HANDLER, notifier).run(setup, listening_sockets, announce, reloads.reload)
@@ -405,7 +405,11 @@ def _load_env_keys() -> dict[str, str]:
 
 
 def _announce(
-    settings: SimpleNamespace, directory: Path, ports: tuple[int, int, int], created: Created
+    settings: SimpleNamespace,
+    directory: Path,
+    policy: IssuancePolicy,
+    ports: tuple[int, int, int],
+    created: Created,
 ) -> None:
     port, status_port, metrics_port = ports
     scheme = "https" if settings.tls or settings.tls_cert else "http"
@@ -442,26 +446,30 @@ def _announce(
         ("ACME", acme_directory or ""),
         ("API key", f"{created.api_key}  (shown once)" if created.api_key else ""),
     )
-    trust = f"--cacert {root} " if settings.tls else ""
-    key = created.api_key or f"${API_KEY}"
+    curl = f"curl -sS {f'--cacert {shlex.quote(str(root))} ' if settings.tls else ''}"
+    suggestion = _suggest(directory, policy, created.api_key, curl, url)
     report(
         facts,
         *[f"{label:<9} {text}" for label, text in lines if text],
-        "Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\",
-        f"            -keyout my.key {_sample_names(directory)} -out my.csr",
-        f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem',
+        *[f"{'' if number else 'Try it':<9} {line}" for number, line in enumerate(suggestion)],
     )
 
 
-def _sample_names(directory: Path) -> str:
-    """Return options of `openssl req` for a name that the name constraints of the CA permit."""
-    certificate, chain = ca_directory.load_chain(directory)
-    for issuer in (certificate, *chain):
-        constraints = extension_value(issuer, x509.NameConstraints)
-        for subtree in (constraints and constraints.permitted_subtrees) or ():
-            if isinstance(subtree, x509.DNSName):
-                return f"-subj /CN=my.{subtree.value.removeprefix('.')}"
-            if isinstance(subtree, x509.IPAddress):
-                network = ipaddress.ip_network(subtree.value)
-                return f"-subj / -addext subjectAltName=IP:{next(iter(network.hosts()))}"
-    return "-subj /CN=my.example.com"
+def _suggest(directory: Path, policy: IssuancePolicy, new_key: str, curl: str, url: str) -> Iterator[str]:
+    """Yield commands that get a certificate; if none is found that does, one that lists the profiles."""
+    now, callers = datetime.now(UTC), [DEFAULT_KEY]
+    has_default_key = new_key or os.environ.get(API_KEY)
+    if not has_default_key:
+        keys = api_keys.KeyFile(directory / KEY_FILE).read()
+        callers = list(dict.fromkeys(key.name for key in keys if not key.is_expired(now))) or callers
+    sample = sample_request.find_sample(directory, policy, callers, now)
+    if sample is None:
+        yield f"{curl}{shlex.quote(f'{url}/profiles')}"
+        return
+    if not has_default_key:
+        yield f"# with an API key of {sample.caller}"
+    yield f"openssl req -new {sample.key_options} -nodes \\"
+    yield f"  -keyout my.key {sample.name_options} -out my.csr"
+    query = f"?profile={sample.profile}" if sample.profile else ""
+    key = f'-H "x-api-key: {new_key or f"${API_KEY}"}"'
+    yield f"{curl}{key} --data-binary @my.csr {shlex.quote(f'{url}/sign.pem{query}')}"

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service.cli import serve, serve_checks
 from service.cli.options import parse_address
 from service.ledger.sqlite import SqliteLedger
-from service.pki import names
-from tests import csrs, factories, servers
+from tests import csrs, servers
 from tests.cli import certlet
 from tests.factories import NOW
 from tests.servers import API_KEY
@@ -424,25 +423,3 @@ def test_validator_runs_only_if_a_policy_requires_challenges(
         assert server.stop() == 0
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         assert server.read_log().count("validator") == 0
-
-
-@pytest.mark.parametrize(
-    ("permitted", "name"),
-    [
-        ((), "dns:my.example.com"),
-        (("--permit-dns", ".corp.test", "--permit-ip", "10.0.0.0/8"), "dns:my.corp.test"),
-        (("--permit-ip", "10.0.0.0/8"), "ip:10.0.0.1"),
-        (("--permit-ip", "fd00::1/128"), "ip:fd00::1"),
-    ],
-)
-def test_suggested_csr_is_one_that_the_ca_signs(
-    tmp_path: Path, permitted: tuple[str, ...], name: str
-) -> None:
-    """Its name is within the name constraints of the CA."""
-    assert certlet("init", tmp_path / "ca", *permitted).returncode == 0
-    options = serve._sample_names(tmp_path / "ca").split()
-    command = ["openssl", "req", "-new", "-newkey", "ed25519", "-nodes", "-keyout", str(tmp_path / "my.key")]
-    csr = servers.run(*command, *options).stdout.encode()
-    certificate = factories.issue(tmp_path / "ca", csr)
-    sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [names.describe(san) for san in sans] == [name]
