@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from bench import acme, base, comparison, endpoints, lambda_zip, source
+from bench import acme, base, comparison, endpoints, lambda_zip, latency, load, source, workers
 from bench.conditions import conditions
 from bench.load import BenchError, Refused
 from bench.report import Figures, report
@@ -37,6 +37,8 @@ TOOLS: Final = [
 SECTIONS: Final = {  # name -> seconds that it takes besides its rounds, and seconds of a round
     "cfssl": (15, 65),
     "base": (10, 10),
+    "latency": (10, 20),
+    "workers": (10, 12),
     "acme": (10, 15),
     "zip": (60, 0),
 }
@@ -121,7 +123,7 @@ def _measure(settings: Settings, options: argparse.Namespace, earlier: Source | 
             has_failed = True
             sys.stderr.write(f"bench: {name}: {error}\n")
             if isinstance(error, Refused):
-                sys.stderr.write(f"bench: failed {comparison.TRIES} times: {BATCH_HINT}\n")
+                sys.stderr.write(f"bench: failed {load.TRIES} times: {BATCH_HINT}\n")
     return figures, has_failed
 
 
@@ -132,6 +134,10 @@ def _measure_section(
         figures.comparison = comparison.compare(directory, settings)
     elif name == "base" and earlier:
         figures.base = base.compare(directory, settings, earlier)
+    elif name == "latency":
+        figures.latency = latency.compare(directory, settings)
+    elif name == "workers":
+        figures.workers = workers.compare(directory, settings)
     elif name == "acme":
         figures.acme = acme.compare(settings)
     elif name == "zip":

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from bench import contenders, endpoints, results
-from bench.comparison import LoadRunner
-from bench.load import Load
+from bench.contenders import Server
+from bench.endpoints import Endpoint
+from bench.load import Load, Retries
 from bench.results import Spread, Target
 from bench.settings import Settings
 from bench.source import PRESENT, Source
@@ -50,23 +51,25 @@ def compare(directory: Path, settings: Settings, base: Source) -> list[AgainstBa
     Raises:
         BenchError: as `contenders.measure`, or a server does not start.
     """
-    runner = LoadRunner(settings)
+    retries = Retries()
     csrs = endpoints.requests()
     measured = (endpoints.sign(csrs), endpoints.sign_batch(csrs[: settings.batch]))
     loads: list[list[dict[Source, Load]]] = [[] for _ in measured]
+    servers: dict[Source, Server] = {}
+
+    def measure(source: Source, endpoint: Endpoint) -> Load:
+        return retries.run(contenders.measure, servers[source], endpoint, CONNECTIONS, settings.seconds)
+
     with ExitStack() as stack:
-        servers = {}
         for source in (PRESENT, base):
             ca = contenders.create_ca(directory, KEY_TYPE, source)
             context = contenders.certlet(directory / f"certlet-{source.name}", ca, source)
             servers[source] = stack.enter_context(context)
-            runner.measure(servers[source], measured[0], CONNECTIONS)  # to warm up
+            measure(source, measured[0])  # to warm up
         for number in range(settings.rounds):
             order = list(servers)[:: -1 if number % 2 else 1]  # a drift of the machine affects both
             for endpoint, rounds in zip(measured, loads, strict=True):
-                rounds.append(
-                    {source: runner.measure(servers[source], endpoint, CONNECTIONS) for source in order}
-                )
+                rounds.append({source: measure(source, endpoint) for source in order})
             sys.stderr.write(f"{base.name}: round {number + 1} of {settings.rounds}\n")
     return [
         compute(endpoint.name, endpoint.batch, [(item[PRESENT], item[base]) for item in rounds])

@@ -11,49 +11,11 @@ from bench import bad_requests, baselines, contenders, endpoints, results
 from bench.bad_requests import Difference
 from bench.baselines import Baseline
 from bench.contenders import KEY_TYPES, Server
-from bench.endpoints import Endpoint
-from bench.load import Load, Refused
+from bench.load import Retries
 from bench.results import CONNECTIONS, Comparison, Pair
 from bench.settings import Settings
 
-TRIES: Final = 10  # attempts for a measurement in which some requests fail
 _WARM_UP: Final = 1  # seconds of load before the first round
-
-
-class LoadRunner:
-    """Measures, repeats a measurement in which requests failed, and counts the repetitions."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.repeated = 0
-
-    def pairs(self, certlet: Server, cfssl: Server, connections: int) -> list[Pair]:
-        """One round: each of Certlet's endpoints, followed by cfssl."""
-        csrs = endpoints.requests()
-        measured = (
-            endpoints.sign(csrs),
-            endpoints.sign_pem(csrs),
-            endpoints.sign_batch(csrs[: self._settings.batch]),
-        )
-        reference = endpoints.cfssl_sign(csrs)
-        return [
-            Pair(
-                endpoint,
-                self.measure(certlet, endpoint, connections),
-                self.measure(cfssl, reference, connections),
-            )
-            for endpoint in measured
-        ]
-
-    def measure(self, server: Server, endpoint: Endpoint, connections: int) -> Load:
-        """Measure one endpoint under load; raise as `contenders.measure`."""
-        for _ in range(TRIES - 1):
-            try:
-                return contenders.measure(server, endpoint, connections, self._settings.seconds)
-            except Refused as error:
-                self.repeated += 1
-                sys.stderr.write(f"repeating: {error}\n")
-        return contenders.measure(server, endpoint, connections, self._settings.seconds)
 
 
 def compare(directory: Path, settings: Settings) -> Comparison:
@@ -70,7 +32,7 @@ def compare(directory: Path, settings: Settings) -> Comparison:
     costs: list[results.Cost] = []
     shares: list[results.Share] = []
     differences: list[Difference] = []
-    runner = LoadRunner(settings)
+    retries = Retries()
     for key_type in KEY_TYPES:
         with ExitStack() as stack:
             ca = contenders.create_ca(directory, key_type)
@@ -83,7 +45,7 @@ def compare(directory: Path, settings: Settings) -> Comparison:
             baseline_rounds: list[list[Baseline]] = []
             for number in range(settings.rounds):
                 for connections in CONNECTIONS:
-                    pairs[connections].append(runner.pairs(certlet, cfssl, connections))
+                    pairs[connections].append(_measure_pairs(certlet, cfssl, connections, settings, retries))
                 baseline_rounds.append(baselines.measure(ca, key_type, settings.baseline_seconds))
                 sys.stderr.write(f"{key_type} CA: round {number + 1} of {settings.rounds}\n")
             for connections in CONNECTIONS:
@@ -96,5 +58,26 @@ def compare(directory: Path, settings: Settings) -> Comparison:
         costs=tuple(costs),
         shares=tuple(shares),
         differences=tuple(differences),
-        repeated=runner.repeated,
+        repeated=retries.count,
     )
+
+
+def _measure_pairs(
+    certlet: Server, cfssl: Server, connections: int, settings: Settings, retries: Retries
+) -> list[Pair]:
+    """One round: each of Certlet's endpoints, followed by cfssl."""
+    csrs = endpoints.requests()
+    measured = (
+        endpoints.sign(csrs),
+        endpoints.sign_pem(csrs),
+        endpoints.sign_batch(csrs[: settings.batch]),
+    )
+    reference = endpoints.cfssl_sign(csrs)
+    return [
+        Pair(
+            endpoint,
+            retries.run(contenders.measure, certlet, endpoint, connections, settings.seconds),
+            retries.run(contenders.measure, cfssl, reference, connections, settings.seconds),
+        )
+        for endpoint in measured
+    ]

@@ -70,15 +70,19 @@ def create_ca(directory: Path, key_type: str, source: Source = PRESENT) -> Path:
 
 
 @contextlib.contextmanager
-def certlet(directory: Path, ca: Path, source: Source = PRESENT) -> Iterator[Server]:
-    """Run Certlet, with one worker and no usage plan, on the server's core, and with its logs in files."""
+def certlet(
+    directory: Path, ca: Path, source: Source = PRESENT, *, workers: int = 1, is_pinned: bool = True
+) -> Iterator[Server]:
+    """Run Certlet, with no usage plan and with its logs in files; if it is pinned, on the server's core."""
     directory.mkdir()
     port, log = servers.free_port(), directory / "server.log"
     url = f"http://127.0.0.1:{port}"
     command: list[str | Path] = [sys.executable, "-P", "-m", "service.cli", "serve", "--port", str(port)]
-    command += ["--ca", ca, "--workers=1", source.no_usage_plan, "--audit-log", directory / "audit.log"]
+    command += ["--ca", ca, f"--workers={workers}", source.no_usage_plan]
+    command += ["--audit-log", directory / "audit.log"]
+    pinned = load.pinned(load.cores()[0], command) if is_pinned else command
     environ = source.environ(CERTLET_API_KEY=API_KEY)
-    with background(load.pinned(load.cores()[0], command), directory, environ, log, port) as process:
+    with background(pinned, directory, environ, log, port) as process:
         try:
             HttpService(url).request("GET", "/")  # its response comes when the workers are ready
         except (OSError, http.client.HTTPException):
@@ -176,14 +180,18 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
         response = server.post(endpoint, endpoint.bodies[number])
     if response.status != HTTPStatus.OK:
         raise BenchError(f"{server.url}{endpoint.path}: {response.status} {response.body.decode()}")
+    verify_body(response.body, endpoint, number, server.ca)
+    return len(response.body)
+
+
+def verify_body(body: bytes, endpoint: Endpoint, number: int, ca: Path) -> None:
+    """Verify the certificates of a response to the request with this number; raise as `verify`."""
     csrs = endpoint.csrs[number * endpoint.batch :][: endpoint.batch]
     try:
-        certificates = endpoint.certificates(response.body)
+        certificates = endpoint.certificates(body)
     except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(
-            f"{endpoint.name}: the response has no certificates: {response.body.decode()}"
-        ) from error
-    root, signing = server.ca / ca_directory.ROOT_CERTIFICATE, server.ca / ca_directory.SIGNING_CERTIFICATE
+        raise BenchError(f"{endpoint.name}: the response has no certificates: {body.decode()}") from error
+    root, signing = ca / ca_directory.ROOT_CERTIFICATE, ca / ca_directory.SIGNING_CERTIFICATE
     issuer = x509.load_pem_x509_certificate(signing.read_bytes())
     for csr, pem in zip(csrs, certificates, strict=True):
         _verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)
@@ -193,7 +201,6 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
     process = subprocess.run(command, input=last, capture_output=True, check=False)  # noqa: S603 - a fixed command
     if process.returncode:
         raise BenchError(f"{endpoint.name}: openssl verify: {process.stderr.decode()}")
-    return len(response.body)
 
 
 def _verify_certificate(

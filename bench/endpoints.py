@@ -61,18 +61,16 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def sign(csrs: Sequence[bytes]) -> Endpoint:
-    """Certlet's `POST /sign`, without text."""
+def sign(csrs: Sequence[bytes], key: str = "") -> Endpoint:
+    """Certlet's `POST /sign`, without text; the name contains the kind of key, unless it is P-256."""
     bodies = tuple(_json({"csr": csr.decode(), "text": False}) for csr in csrs)
     headers = {"x-api-key": API_KEY, "Content-Type": "application/json"}
-    return Endpoint(
-        "POST /sign",
-        "/sign",
-        headers,
-        bodies,
-        tuple(csrs),
-        lambda response: [json.loads(response)["crt_pem"]],
-    )
+    name = f"POST /sign of {key}" if key else "POST /sign"
+
+    def certificate(response: bytes) -> list[str]:
+        return [json.loads(response)["crt_pem"]]
+
+    return Endpoint(name, "/sign", headers, bodies, tuple(csrs), certificate)
 
 
 def sign_pem(csrs: Sequence[bytes]) -> Endpoint:

@@ -6,16 +6,20 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from tests import servers
 
 WRK_SCRIPT: Final = Path(__file__).parent / "wrk.lua"
+TRIES: Final = 10  # attempts for a measurement in which some requests fail
 TIMEOUT: Final = "20s"  # per request; wrk's default of 2 s is too short for eight batches on a slow machine
+P = ParamSpec("P")
+T = TypeVar("T")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -25,6 +29,27 @@ class BenchError(Exception):
 
 class Refused(BenchError):
     """Some requests failed, so the measurement does not count. On a busy machine, repeat it."""
+
+
+class Retries:
+    """Repeats measurements in which requests failed.
+
+    Attributes:
+        count: how many measurements were repeated.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def run(self, measure: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Measure; repeat it while it raises `Refused`, at most `TRIES` times in all."""
+        for _ in range(TRIES - 1):
+            try:
+                return measure(*args, **kwargs)
+            except Refused as error:
+                self.count += 1
+                sys.stderr.write(f"repeating: {error}\n")
+        return measure(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -78,9 +103,7 @@ def run(
         BenchError: a process of the server started, ended, or ran on another core.
     """
     with processor_time(pid) as cpu:
-        outcome = _wrk(url, headers, bodies, connections, seconds)
-    if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
-        raise Refused(f"{url}: {outcome}")
+        outcome = saturate(url, headers, bodies, connections, seconds, core=cores()[1])
     return Load(
         requests=int(outcome["requests"]),
         seconds=outcome["seconds"],
@@ -119,9 +142,21 @@ def _processes(pid: int) -> list[int]:
     return [pid, *servers.descendant_pids(pid)]
 
 
-def _wrk(
-    url: str, headers: Mapping[str, str], bodies: Sequence[bytes], connections: int, seconds: int
+def saturate(
+    url: str,
+    headers: Mapping[str, str],
+    bodies: Sequence[bytes],
+    connections: int,
+    seconds: int,
+    *,
+    core: int | None = None,
 ) -> dict[str, float]:
+    """Run wrk, on one core or on any; return what wrk.lua prints. The arguments are those of `run`.
+
+    Raises:
+        Refused: as for `run`.
+        BenchError: wrk failed.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         paths = [Path(temporary) / str(number) for number in range(len(bodies))]
         for path, body in zip(paths, bodies, strict=True):
@@ -129,12 +164,15 @@ def _wrk(
         options: list[str | Path] = [f"-c{connections}", "-t1", f"-d{seconds}s", "--timeout", TIMEOUT]
         options += ["-s", WRK_SCRIPT]
         header_options = [option for name, value in headers.items() for option in ("-H", f"{name}: {value}")]
-        command = pinned(cores()[1], ["wrk", *options, *header_options, url, "--", *paths])
+        command = list(map(str, ["wrk", *options, *header_options, url, "--", *paths]))
+        command = command if core is None else pinned(core, command)
         process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)  # noqa: S603 - a fixed command
     try:
         outcome: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         raise BenchError(f"wrk: {process.stdout} {process.stderr}") from None
+    if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
+        raise Refused(f"{url}: {outcome}")
     return outcome
 
 

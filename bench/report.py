@@ -9,7 +9,9 @@ from typing import Final
 from bench.acme import AcmeFigures
 from bench.base import AgainstBase
 from bench.lambda_zip import ZipFigures
+from bench.latency import Latency
 from bench.results import Comparison, Cost, Served, Share, Spread
+from bench.workers import Scaling
 
 _COLUMNS: Final = ("CA", "connections", "endpoint")
 
@@ -22,6 +24,8 @@ class Figures:
         conditions: the machine, the programs and the settings.
         comparison: Certlet and cfssl.
         base: Certlet and an earlier commit.
+        latency: single requests next to others, and without others.
+        workers: one worker and two.
         acme: Certlet and pebble.
         lambda_zip: the zip.
     """
@@ -29,6 +33,8 @@ class Figures:
     conditions: Mapping[str, str]
     comparison: Comparison | None = None
     base: Sequence[AgainstBase] | None = None
+    latency: Sequence[Latency] | None = None
+    workers: Sequence[Scaling] | None = None
     acme: Sequence[AcmeFigures] | None = None
     lambda_zip: ZipFigures | None = None
 
@@ -40,6 +46,10 @@ def report(figures: Figures) -> str:
         parts += _comparison(figures.comparison)
     if figures.base:
         parts += _base(figures.base)
+    if figures.latency:
+        parts += _latency(figures.latency)
+    if figures.workers:
+        parts += _workers(figures.workers)
     if figures.acme:
         parts += _acme(figures.acme)
     if figures.lambda_zip:
@@ -117,6 +127,37 @@ def _base(rows: Sequence[AgainstBase]) -> Iterator[str]:
                 str(row.target),
                 _spread(row.cpu_ratio),
             ]
+            for row in rows
+        ),
+    )
+
+
+def _latency(rows: Sequence[Latency]) -> Iterator[str]:
+    yield "## Latency of POST /sign"
+    header = ["CA", "at the same time", "requests/s", "p50 ms", "p99 ms", "target", "p99 / p50", "target"]
+    yield _table(header, map(_latencies, rows))
+
+
+def _latencies(row: Latency) -> list[str]:
+    return [
+        row.ca,
+        row.next_to,
+        _spread(row.rate, 0),
+        _spread(row.p50, 1),
+        _spread(row.p99, 1),
+        str(row.p99_target or ""),
+        _spread(row.ratio),
+        str(row.ratio_target or ""),
+    ]
+
+
+def _workers(rows: Sequence[Scaling]) -> Iterator[str]:
+    yield "## Two workers"
+    header = ["batches through", "one worker, certificates/s", "two workers", "two / one", "target"]
+    yield _table(
+        header,
+        (
+            [row.name, *(_spread(rate, 0) for rate in row.rates), _spread(row.ratio), str(row.target or "")]
             for row in rows
         ),
     )

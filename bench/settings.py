@@ -17,6 +17,9 @@ class Settings:
         seconds: duration of each measurement under load.
         baseline_seconds: minimum duration of each baseline's measurement.
         batch: certificates in a batch.
+        large_batch: certificates in a batch for the workers: a multiple of a hundred.
+        large_batches: how many of these each worker gets in a measurement.
+        latency_seconds: duration of a measurement of latency.
         issuances: ACME issuances in a measurement.
         zip_rounds: rounds of cold starts.
     """
@@ -25,12 +28,33 @@ class Settings:
     seconds: int
     baseline_seconds: float
     batch: int
+    large_batch: int
+    large_batches: int
+    latency_seconds: float
     issuances: int
     zip_rounds: int
 
 
 FULL: Final = Settings(
-    rounds=7, seconds=2, baseline_seconds=0.3, batch=endpoints.BATCH, issuances=60, zip_rounds=15
+    rounds=7,
+    seconds=2,
+    baseline_seconds=0.3,
+    batch=endpoints.BATCH,
+    large_batch=500,
+    large_batches=8,
+    latency_seconds=5,
+    issuances=60,
+    zip_rounds=15,
 )
 # Small batches: on a slow machine, eight of them at once must not occupy the worker for a second.
-SHORT: Final = Settings(rounds=1, seconds=1, baseline_seconds=0.05, batch=20, issuances=5, zip_rounds=1)
+SHORT: Final = Settings(
+    rounds=1,
+    seconds=1,
+    baseline_seconds=0.05,
+    batch=20,
+    large_batch=100,
+    large_batches=2,
+    latency_seconds=1,
+    issuances=5,
+    zip_rounds=1,
+)

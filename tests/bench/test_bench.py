@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,43 +21,6 @@ from service.keystore import ca_directory
 from tests import csrs, servers
 
 NAMES = ["cfssl", "POST /sign", "POST /sign.pem", "POST /sign/batch of 20"]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bench")
-
-
-@pytest.fixture(scope="module")
-def ca(directory: Path) -> Path:
-    assert servers.certlet("init", directory / "ca", cwd=directory).returncode == 0
-    return directory / "ca"
-
-
-@pytest.fixture(scope="module")
-def certlet(directory: Path, ca: Path) -> Iterator[Server]:
-    with contenders.certlet(directory / "certlet", ca) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def short_run(directory: Path) -> Path:
-    """The output folder of a short run, which leaves bench/figures.md unchanged."""
-    before = command.FIGURES.read_bytes()
-    command_line = (
-        sys.executable,
-        "-m",
-        "bench",
-        "--short",
-        "--base",
-        "HEAD",
-        "--output-dir",
-        directory / "out",
-    )
-    process = servers.run(*command_line, cwd=servers.ROOT, timeout=1800)
-    assert (directory / "out" / "figures.md").read_text() in process.stdout
-    assert command.FIGURES.read_bytes() == before
-    return directory / "out"
 
 
 def is_positive(value: object) -> bool:
@@ -138,6 +100,7 @@ def test_short_run_compares_acme_with_pebble(short_run: Path) -> None:
         certlet, pebble = figures["requests"]
         assert (certlet, pebble >= 9) == (3, True)
         assert all(map(is_positive, [*figures["waited"], *figures["ratio"].values()])), figures
+        assert figures["target"]["bound"] == 2
 
 
 def test_short_run_compares_responses_to_bad_requests(short_run: Path) -> None:
