@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Mapping
+from io import RawIOBase
 from pathlib import Path
 from unittest import mock
 
@@ -48,6 +49,15 @@ def type_at_terminal(text: bytes, *arguments: str, **environ: str) -> subprocess
     finally:
         os.close(inside)
         os.close(terminal)
+
+
+def read_to_end(terminal: RawIOBase) -> bytes:
+    """Read from a terminal until no process has it open, which Linux reports as an error."""
+    output = b""
+    with contextlib.suppress(OSError):
+        while data := terminal.read(65536):
+            output += data
+    return output
 
 
 def use_service(site: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -276,7 +277,7 @@ def test_progress_bar_is_shown_on_a_terminal(server: Server, tmp_path: Path) -> 
         process = subprocess.Popen(
             [*CERTLET, "sign", *names, "none.csr"],
             cwd=tmp_path,
-            env=servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url),
+            env=servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url, FORCE_COLOR="1"),
             stdout=subprocess.PIPE,
             stderr=child_end,
         )
@@ -285,5 +286,6 @@ def test_progress_bar_is_shown_on_a_terminal(server: Server, tmp_path: Path) -> 
         output = terminal.read(4096).decode()
     assert out == b"120 signed, 0 skipped, 1 failed\n"
     assert all(number in output for number in ("0/121", "1/121", "101/121", "121/121"))
+    assert not re.search(r"\x1b\[[0-9;]*m", output)  # colors
     assert "\r\x1b[Knone.csr: No such file or directory\r\n" in output
     assert certlet("sign", *names).stderr == b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from deploy import reference
 from service.exit_status import ExitStatus
 from tests import servers
-from tests.cli import certlet
+from tests.cli import certlet, read_to_end
 
 NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
 
@@ -184,6 +185,33 @@ print(*set(sys.modules) - before)
     imported = set(run.stdout.splitlines()[-1].split())
     assert needed in imported
     assert not imported & slow
+
+
+def test_output_has_no_escape_sequences(tmp_path: Path) -> None:
+    """On a terminal, whatever the variables say that force colors."""
+    assert certlet("init", "ca").returncode == 0
+    commands = (
+        ["--help"],
+        ["sign", "--help"],
+        ["show", "ca/root-ca.crt"],
+        ["check"],
+        ["trust", "--ca", "ca"],
+        ["sing"],
+    )
+    program = f"from service import cli; print([cli.main(command) for command in {commands}])"
+    parent_end, child_end = pty.openpty()
+    with os.fdopen(parent_end, "rb", 0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=servers.environ(FORCE_COLOR="1", CLICOLOR_FORCE="1", TERM="xterm-256color"),
+            cwd=tmp_path, stdin=child_end, stdout=child_end, stderr=child_end,
+        )  # fmt: skip
+        os.close(child_end)
+        output = read_to_end(terminal)
+        assert process.wait(30) == 0
+    assert b"no such command 'sing'" in output
+    assert b"[0, 0, 0, 0, 0, 2]" in output
+    assert b"\x1b" not in output
 
 
 def test_every_command_names_its_exit_statuses() -> None:

@@ -141,7 +141,7 @@ def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
 def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
     """It has the URLs, the key that was created, and what the other lines say."""
     arguments = ("--json", "--no-usage-plan", "--metrics", "0")
-    with servers.certlet_server(tmp_path, *arguments, env={}) as server:
+    with servers.certlet_server(tmp_path, *arguments, env={"FORCE_COLOR": "1"}) as server:
         (line,) = server.output
         facts = json.loads(line)
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, facts["api_key"]).status == 200
@@ -157,6 +157,7 @@ def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
             "created_ca": False,
             "notes": [],
         }
+        assert "\x1b" not in server.read_log()  # colors
 
 
 def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:
