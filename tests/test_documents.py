@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,16 @@ ELSEWHERE = {
     "docs/how-to/java.md": "tests/interop/test_java_page.py",
     "docs/how-to/move-to-aws.md": "tests/deploy/test_move_to_aws.py",
     "docs/how-to/postgresql.md": "tests/est/test_recipes.py",
+    **{
+        f"docs/{name}.md": "tests/cli/test_tasks.py"
+        for name in (
+            *(
+                f"how-to/{page}"
+                for page in ("api-keys", "inventory", "nginx", "revoke", "rollover", "troubleshoot")
+            ),
+            "reference/cli",
+        )
+    },
 }
 # Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
@@ -68,6 +78,12 @@ AWS = {
     'make deploy ZIP="--ca ca" PROFILES=own.yaml OPENAPI="--oidc" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase"',
     'curl --aws-sigv4 aws:amz:eu-central-1:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \\\n    -H "x-amz-security-token: $AWS_SESSION_TOKEN" --data-binary @my.csr "$URL/sign.pem"',
 }
+# The part of jq that the pages use, for machines without it.
+JQ = """import json, sys
+facts = json.load(sys.stdin)
+for name in sys.argv[2].split(", "):
+    print(facts[name[1:]])
+"""
 REQUEST = "openssl req -new -nodes -newkey {type} -keyout {name}.key -subj /CN={host} -out {name}.csr"
 EC = "ec -pkeyopt ec_paramgen_curve:P-256"
 
@@ -127,26 +143,65 @@ def api_key(server: Server) -> str:
     return next(line.split()[2] for line in server.output if line.startswith("API key"))
 
 
-def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, int]]:
-    """Run commands in one shell, in a directory with the CA and the files that they name; return outputs and statuses."""
+def run_all(
+    commands: list[str], server: Server, cwd: Path, later: Mapping[str, str] | None = None, **environ: str
+) -> list[tuple[str, int]]:
+    """Run commands in one shell, in a directory with the CA and the files that they name.
+
+    Args:
+        commands: the commands.
+        server: the server.
+        cwd: the directory; files that exist are used.
+        later: the beginning of a command -> what happens after it, without output.
+        environ: environment variables that differ; an empty one is not set.
+
+    Returns:
+        the output and the exit status of each command.
+    """
     servers.create_script(cwd / ".venv/bin/certlet")
-    servers.create_script(cwd / ".venv/bin/systemctl", "")
-    (cwd / "ca").symlink_to(server.log.parent / "ca")
+    servers.create_script(cwd / ".venv/bin/systemctl", 'echo "$@" >> systemctl.log')
+    servers.create_script(cwd / ".venv/bin/journalctl", f"cat {shlex.quote(str(server.log))}")
+    if not shutil.which("jq"):
+        servers.create_script(cwd / ".venv/bin/jq", f'exec {shlex.join([sys.executable, "-c", JQ])} "$@"')
+    if not (cwd / "ca").exists():
+        (cwd / "ca").symlink_to(server.log.parent / "ca")
     port = str(servers.free_port())
     for file in server.log.parent.iterdir():
-        if file.is_file() and any(file.name in command for command in commands):
+        is_named = any(file.name in command for command in commands)
+        if is_named and file.is_file() and not (cwd / file.name).exists():
             (cwd / file.name).write_text(file.read_text().replace("8443", port))
     lines = ["exec 2>&1", "trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
     for command in commands:
         if "api-key add" in command:  # it would add the key in the environment, which is already registered
             lines.append("unset CERTLET_API_KEY")
         lines += [command, "sleep 1" if command.endswith("&") else "", 'printf "\\001%s\\001" "$?"']
+        lines += [step for start, step in (later or {}).items() if command.startswith(start)]
     script = "\n".join(lines).replace("http://127.0.0.1:8080", server.url).replace("8443", port)
-    environ = servers.environ(CERTLET_API_KEY=api_key(server), CERTLET_URL=server.url)
-    environ["PATH"] = f"{cwd / '.venv/bin'}:{Path(sys.executable).parent}:{environ['PATH']}"
-    result = servers.run("bash", "-c", script, cwd=cwd, env=environ, check=False)
+    variables = servers.environ(**{"CERTLET_API_KEY": api_key(server), "CERTLET_URL": server.url, **environ})
+    variables["PATH"] = f"{cwd / '.venv/bin'}:{Path(sys.executable).parent}:{variables['PATH']}"
+    variables = {name: value for name, value in variables.items() if value}
+    result = servers.run("bash", "-c", script, cwd=cwd, env=variables, check=False)
     parts = result.stdout.split("\001")
     return list(zip(parts[0::2], map(int, parts[1::2]), strict=False))
+
+
+def run_text(
+    text: str, server: Server, cwd: Path, later: Mapping[str, str] | None = None, **environ: str
+) -> list[str]:
+    """Run the commands of a text by `run_all`; each has the documented output, and fails if that is an error.
+
+    Returns:
+        the output of each command.
+    """
+    text = re.sub(f"{MARK}```.*?```", "", text, flags=re.DOTALL).replace("http://127.0.0.1:8080", server.url)
+    steps = [(command, output) for command, output in transcript(text) if is_run(command)]
+    results = run_all([command for command, _ in steps], server, cwd, later, **environ)
+    assert len(results) == len(steps)
+    for (command, expected), (output, status) in zip(steps, results, strict=True):
+        is_error = re.search("^(certlet: |[Ee]rror )", expected, re.MULTILINE)
+        assert bool(status) == bool(is_error), (command, output)
+        assert not expected.strip() or re.fullmatch(pattern(expected), output, re.DOTALL), (command, output)
+    return [output for output, _ in results]
 
 
 @pytest.mark.parametrize(
@@ -158,14 +213,8 @@ def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, i
     ],
 )
 def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> None:
-    """Each command of the page succeeds with the documented output; the README's last one is refused."""
-    text = re.sub(f"{MARK}```.*?```", "", DOCUMENTS[name], flags=re.DOTALL)
-    steps = [(command, output) for command, output in transcript(text) if is_run(command)]
-    results = run_all([command for command, _ in steps], server, tmp_path)
-    assert len(results) == len(steps)
-    for (command, expected), (output, status) in zip(steps, results, strict=True):
-        assert status == (1 if "bad.csr" in command else 0), (command, output)
-        assert not expected.strip() or re.fullmatch(pattern(expected), output, re.DOTALL), (command, output)
+    """Each command of the page has the documented output."""
+    run_text(DOCUMENTS[name], server, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
