@@ -169,7 +169,8 @@ def _print_key(
     facts = {"principal": name, **facts, "root_certificate": root}
     if client:
         configuration = acme_clients.format_configuration(client, *arguments)
-        report({**facts, "configuration": configuration}, *configuration.splitlines())
+        facts["configuration"] = configuration
+        report(facts, *configuration.splitlines(), result=configuration)
         return
     labels = ("Directory", "Key ID", "HMAC key", "Root")
     values = (*arguments, f"{root} (copy it to the client's host)")
@@ -177,4 +178,4 @@ def _print_key(
     for client_name in acme_clients.NAMES:
         configuration = acme_clients.format_configuration(client_name, *arguments)
         lines += ["", f"# {client_name}", *configuration.splitlines()]
-    report(facts, *lines)
+    report(facts, *lines, result=secret)

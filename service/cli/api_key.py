@@ -92,11 +92,9 @@ def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool
         raise CommandError(str(error)) from error
     if value:
         note(f"added the key {f'in ${API_KEY}' if from_env else 'on stdin'}")
-    if is_json():
-        facts = {**_to_dict(added, datetime.now(UTC)), "key": None if value else created}
-        report(facts, has_result=not value)
-    elif not value:
-        click.echo(created)
+    new_key = "" if value else created
+    facts = {**_to_dict(added, datetime.now(UTC)), "key": new_key or None}
+    report(facts, *([new_key] if new_key else ()), result=new_key)
     if others:
         ids = ", ".join(key.key_id for key in others)
         count = len(others) + 1

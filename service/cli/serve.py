@@ -452,6 +452,7 @@ def _announce(
         facts,
         *[f"{label:<9} {text}" for label, text in lines if text],
         *[f"{'' if number else 'Try it':<9} {line}" for number, line in enumerate(suggestion)],
+        result=created.api_key,
     )
 
 

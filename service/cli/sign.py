@@ -78,7 +78,7 @@ def sign(
     result = {"certificate": str(out)} if out else {"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem}
     if is_json():
         facts = {**result, **_certificate_facts(signed), "notes": signed.notes}
-        report(facts, has_result=out is None)
+        report(facts, result="" if out else signed.pem)
     elif out:
         report({}, f"Signed    {out}, valid until {signed.not_after}")
     else:

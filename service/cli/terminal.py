@@ -85,16 +85,18 @@ def is_json() -> bool:
     return _is_set(_JSON)
 
 
-def report(facts: Mapping[str, object], *lines: str, has_result: bool = False) -> None:
+def report(facts: Mapping[str, object], *lines: str, result: str = "") -> None:
     """Print facts: lines for people, or with `--json` one object.
 
-    With `--quiet` it prints nothing, unless the facts have the certificate or key that is the result.
+    With `--quiet` it prints only `result`, a certificate or key that is in the facts, or the object with it.
     """
     if is_json():
         import json  # noqa: PLC0415 - slow to import, and --help does not need it
 
         lines = (json.dumps(facts),)
-    if has_result or not _is_set(_QUIET):
+    elif _is_set(_QUIET):
+        lines = tuple(result.splitlines())
+    if result or not _is_set(_QUIET):
         _write(lines)
 
 

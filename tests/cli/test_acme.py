@@ -262,6 +262,11 @@ def test_listed_account_key_registers_without_a_key_of_the_ca(tmp_path: Path) ->
         assert problem(client.post(client.directory["newAccount"], {}))[0] == 403
 
 
+def test_quiet_prints_only_the_key_or_the_lines_for_a_client(ca: Path) -> None:
+    assert run("add", "web", "--quiet") == [derive(ca, "web", 1)[1]]
+    assert run("add", "web", "--quiet", "--client", "caddy") == run("add", "web", "--client", "caddy")
+
+
 def test_json_has_the_key_and_the_lines_for_a_client(ca: Path) -> None:
     """`add` and `rekey` print one object, `remove` the identifier of the key that ended."""
     facts = json.loads("".join(run("add", "web", "--json", "--url", "https://ca.example.com")))

@@ -17,7 +17,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from service import openapi
 from service.cli import serve, serve_checks
+from service.cli.first_start import Created
 from service.cli.options import parse_address
 from service.ledger.sqlite import SqliteLedger
 from tests import csrs, servers
@@ -140,7 +142,7 @@ def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
 
 def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
     """It has the URLs, the key that was created, and what the other lines say."""
-    arguments = ("--json", "--no-usage-plan", "--metrics", "0")
+    arguments = ("--json", "--quiet", "--no-usage-plan", "--metrics", "0")
     with servers.certlet_server(tmp_path, *arguments, env={"FORCE_COLOR": "1"}) as server:
         (line,) = server.output
         facts = json.loads(line)
@@ -158,6 +160,17 @@ def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
             "notes": [],
         }
         assert "\x1b" not in server.read_log()  # colors
+
+
+def test_quiet_start_prints_only_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody could use it otherwise."""
+    servers.create_ca(tmp_path / "ca")
+    policy = openapi.parse_policy(openapi.load(None))
+    with serve.serve.make_context("serve", ["--quiet"]) as context:
+        for key, output in (("key", "key\n"), ("", "")):
+            settings = SimpleNamespace(**context.params)
+            serve._announce(settings, tmp_path / "ca", policy, (8080, 0, 0), Created(ca=False, api_key=key))
+            assert capsys.readouterr().out == output
 
 
 def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ def prepare(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
         ("certlet rol", {"rollover"}),
         ("certlet new --key-type p-", KEYS),
         ("certlet api-key ", {"add", "list", "remove"}),
-        ("certlet api-key add --", {"--ca", "--expires", "--from-env", "--from-stdin", "--help", "--quiet"}),
+        (
+            "certlet api-key add --",
+            {"--ca", "--expires", "--from-env", "--from-stdin", "--help", "--json", "--quiet"},
+        ),
         ("certlet completion ", {"bash", "fish", "zsh"}),
         ("certlet show mi", {"mine.crt"}),
         ("certlet new mi", set()),
