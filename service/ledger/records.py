@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from datetime import datetime
 
 from service.ledger_protocol import (
@@ -23,7 +22,7 @@ from service.pki import encoding
 
 def encode(value: Account | Order) -> str:
     """Encode a value; raise `ValueError` if it is longer than `MAX_ENCODED`."""
-    text = json.dumps(asdict(value), default=datetime.isoformat, separators=(",", ":"))
+    text = json.dumps(vars(value), default=datetime.isoformat, separators=(",", ":"))
     if len(text) > MAX_ENCODED:
         kind = type(value).__name__.lower()
         raise ValueError(f"the {kind} has {len(text)} octets; at most {MAX_ENCODED} are stored")

@@ -30,7 +30,7 @@ _APPLICATION_ID: Final = 0x43_74_6C_74  # "Ctlt", in the header of the file
 _PRIMARY_CODE: Final = 0xFF  # of SQLite's extended error codes
 _UNAVAILABLE: Final = "the ledger is not available"  # clients see this text
 _RESTORE: Final = "stop the server and restore a copy"
-_SWEEP: Final = 20  # ended rows that a change deletes from each table: more than it adds
+_SWEEP: Final = 20  # ended rows that a request deletes from each table: more than it adds
 
 # Each element changes the schema from its index to the next version (PRAGMA user_version).
 _MIGRATIONS: Final = (
@@ -224,6 +224,7 @@ class SqliteLedger:
         changes something puts its nonce on disk with the change.
         """
         with self._change(synchronous="NORMAL"):
+            self._delete_ended()
             self._last_end = self._scalar("SELECT last_end FROM deleted_nonce")
             if expires_at.timestamp() <= self._last_end:  # the clock was set forward, and back
                 return False
@@ -271,6 +272,7 @@ class SqliteLedger:
         key = records.identify_token(issuer, token_id)
         row = (key, digest, issued_at.isoformat(), expires_at.timestamp())
         with self._change():
+            self._delete_ended()
             self._database.execute(statement, (*row, self._now()))
             first = self._scalar("SELECT issued_at FROM token WHERE id = ? AND digest = ?", key, digest)
         return datetime.fromisoformat(first) if first else None
@@ -324,11 +326,15 @@ class SqliteLedger:
 
     @contextlib.contextmanager
     def _change(self, synchronous: str = "FULL") -> Iterator[None]:
-        """Change rows in a transaction, and delete some that have ended."""
+        """Change rows in a transaction."""
         with self._read(), self._transaction(synchronous):
             yield
-            for statement in _SWEEPS:
-                self._database.execute(statement, (self._now(), _SWEEP))
+
+    def _delete_ended(self) -> None:
+        """Delete some rows that have ended, once in each request."""
+        now = self._now()
+        for statement in _SWEEPS:
+            self._database.execute(statement, (now, _SWEEP))
 
     @contextlib.contextmanager
     def _transaction(self, synchronous: str = "FULL") -> Iterator[None]:

@@ -184,7 +184,7 @@ sys.stdin.read()
 
 
 def test_ended_rows_are_deleted_in_steps(path: Path) -> None:
-    """Each change deletes some of them, and none that has not ended; accounts and revocations remain."""
+    """Each nonce or token deletes some of them, and none that has not ended; accounts and revocations remain."""
     clock = Clock()
     ledger = SqliteLedger(path, clock)
     ledger.add_account(values.account())
@@ -212,7 +212,6 @@ def test_file_from_the_version_before_is_migrated(path: Path, monkeypatch: pytes
     """It keeps what it has, and can store tokens; the version before then refuses it."""
     with monkeypatch.context() as patch:
         patch.setattr(sqlite, "_MIGRATIONS", sqlite._MIGRATIONS[:1])
-        patch.setattr(sqlite, "_SWEEPS", sqlite._SWEEPS[:-1])
         ledger, account = SqliteLedger(path, Clock()), values.account()
         ledger.add_account(account)
         ledger.close()
