@@ -6,6 +6,7 @@ last, so that strangers cost no work with public keys.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 from collections.abc import Mapping
@@ -109,6 +110,7 @@ class AccountKey:
         return account_key
 
     @classmethod
+    @functools.lru_cache(maxsize=256)  # an issuance takes several requests
     def decode(cls, text: str) -> Self:
         """Decode the text of `encode`, which only the CA stores."""
         return cls._of(json.loads(text))
