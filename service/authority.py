@@ -132,14 +132,15 @@ class IssuedCertificate(NamedTuple):
     idempotent_until: datetime | None
 
 
-class _Approved(NamedTuple):
-    """A granted request; its intent is recorded before the certificate is signed."""
+class Approval(NamedTuple):
+    """An approved request; its intent is recorded before the certificate is signed."""
 
     spec: CertificateSpec
     issuer: Issuer
     serial_number: int
     idempotent_until: datetime | None
     intent: AuditRecord
+    requested_at: datetime
 
 
 class Authority:
@@ -301,23 +302,31 @@ class Authority:
 
         Each step handles all requests before the next step begins, so that one write records a step.
         """
-        now = self.clock()
-        approved = self._approve_all(requests, now, self._approve_once)
-        record_error = self._try_record([item.intent for item in approved if isinstance(item, _Approved)])
+        return self._issue_all(self._approve_all(requests, self.clock(), self._approve_once))
+
+    def approve(self, request: IssuanceRequest) -> Approval:
+        """Approve or refuse one request, for `issue_approved`; raise as `issue`, and record a refusal."""
+        return _unwrap(*self._approve_all([request], self.clock(), self._approve_once))
+
+    def issue_approved(self, approval: Approval) -> IssuedCertificate:
+        """Issue the certificate of an approved request; raise `CAError` or `CAUnavailable` as `issue`."""
+        return _unwrap(*self._issue_all([approval]))
+
+    def _issue_all(self, approved: list[Approval | IssuanceError]) -> list[IssuedCertificate | IssuanceError]:
+        record_error = self._try_record([item.intent for item in approved if isinstance(item, Approval)])
         approved = _fail_all_if_unrecorded(record_error, approved)
-        in_parallel = any(isinstance(item, _Approved) and item.issuer.parallelise for item in approved)
+        in_parallel = any(isinstance(item, Approval) and item.issuer.parallelise for item in approved)
         map_function = self._parallel_map() if in_parallel else map
         issued = list(map_function(partial(_capture, _sign), approved))
-        milliseconds = self._milliseconds(now)
         record_error = self._try_record(
             [
                 item.intent._replace(
                     event="result",
                     fingerprint_sha256=result.fingerprint_sha256,
-                    milliseconds=milliseconds,
+                    milliseconds=self._milliseconds(item.requested_at),
                 )
                 for item, result in zip(approved, issued, strict=True)
-                if isinstance(item, _Approved) and isinstance(result, IssuedCertificate)
+                if isinstance(item, Approval) and isinstance(result, IssuedCertificate)
             ]
         )
         return _fail_all_if_unrecorded(record_error, issued)
@@ -327,8 +336,8 @@ class Authority:
         return _unwrap(*self._approve_all([request], self.clock(), self._approve)).spec
 
     def _approve_all(
-        self, requests: Sequence[IssuanceRequest], now: datetime, approve: Callable[..., _Approved]
-    ) -> list[_Approved | IssuanceError]:
+        self, requests: Sequence[IssuanceRequest], now: datetime, approve: Callable[..., Approval]
+    ) -> list[Approval | IssuanceError]:
         """Approve or refuse each request; record the refusals."""
         unverified = [_capture(_read, request) for request in requests]
         parsed = [_capture(_verify, *pair) for pair in zip(requests, unverified, strict=True)]
@@ -351,7 +360,7 @@ class Authority:
         request: IssuanceRequest,
         csr: CertificateSigningRequest | RefusedRequest,
         ca: LoadedCA,
-    ) -> _Approved:
+    ) -> Approval:
         """Approve a request, and then claim its token for it, if that is good for one certificate."""
         token = request.principal.token if request.principal else None
         if token is None or not token.is_once:
@@ -384,7 +393,7 @@ class Authority:
         request: IssuanceRequest,
         csr: CertificateSigningRequest | RefusedRequest,
         ca: LoadedCA,
-    ) -> _Approved:
+    ) -> Approval:
         principal, key = request.principal, request.idempotency_key
         assert principal is not None  # noqa: S101 - `_read` checks it  # nosec B101
         if principal.kind is not PrincipalKind.ACME and self.profiles.challenge_for(principal.name):
@@ -436,7 +445,7 @@ class Authority:
             session=principal.session,
         )
         intent = with_token(intent, principal.token)
-        return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
+        return Approval(spec, ca.issuer, serial_number, expires_at, intent, now)
 
     def _refusal_record(
         self, request: IssuanceRequest, now: datetime, error: IssuanceError, parsed: object = None
@@ -546,7 +555,7 @@ def _idempotency_inputs(
     )
 
 
-def _sign(approved: _Approved) -> IssuedCertificate:
+def _sign(approved: Approval) -> IssuedCertificate:
     certificate = approved.issuer.sign(approved.spec.builder(approved.serial_number))
     fingerprint = encoding.fingerprint(certificate)
     return IssuedCertificate(

@@ -141,6 +141,21 @@ def test_request_is_evaluated_at_one_time(later: timedelta) -> None:
     assert log[1].milliseconds == max(0, round(later.total_seconds() * 1000))
 
 
+def test_approved_request_is_issued_later() -> None:
+    """An approval records nothing, and a refusal its reasons; the intent and the result follow at issuing."""
+    log = RecordingLog()
+    authority = factories.authority(log)
+    approval = authority.approve(issuance_request(GOOD))
+    assert not list(log)
+    issued = authority.issue_approved(approval)
+    assert issued.spec is approval.spec
+    assert [record.event for record in log] == ["intent", "result"]
+    assert log[1].fingerprint_sha256 == issued.fingerprint_sha256
+    with pytest.raises(IssuanceError):
+        authority.approve(issuance_request(b"junk"))
+    assert log[2].event == "refusal"
+
+
 def test_audit_line_cannot_be_forged() -> None:
     """A record escapes control characters and newlines, and is one line of ASCII."""
     event = AuditRecord("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from service.authority import Authority, IssuanceRequest, Principal, PrincipalKind
+from service.authority import Approval, Authority, IssuanceRequest, Principal, PrincipalKind
 from service.ledger_protocol import (
     Account,
     Authorization,
@@ -174,7 +174,9 @@ class AcmeOrders:
         )
         try:
             claimed = order.claimed(csr_sha256, holder, self._authority.clock())
-            self._verify_csr(order, self._authority.dry_run(request))
+            assert claimed.claim  # noqa: S101 - the line before sets it  # nosec B101
+            approval = self._authority.approve(replace(request, issued_at=claimed.claim.issued_at))
+            self._verify_csr(order, approval.spec)
             claimed = self._ledger.update_order(claimed)
         except (OrderNotReady, Conflict) as error:
             order = self.get(account, order.id)
@@ -182,13 +184,12 @@ class AcmeOrders:
                 return order
             detail = str(error) if isinstance(error, OrderNotReady) else "the order is being finalized"
             raise AcmeError("orderNotReady", f"{detail}: create another order") from error
-        return self._issue(account, claimed, holder, request)
+        return self._issue(account, claimed, holder, approval)
 
-    def _issue(self, account: Account, order: Order, holder: str, request: IssuanceRequest) -> Order:
+    def _issue(self, account: Account, order: Order, holder: str, approval: Approval) -> Order:
         """Issue the certificate of an order that `holder` has claimed, and store it."""
-        assert order.claim  # noqa: S101 - claimed by the caller  # nosec B101
         try:
-            issued = self._authority.issue(replace(request, issued_at=order.claim.issued_at))
+            issued = self._authority.issue_approved(approval)
         except IssuanceError:
             with contextlib.suppress(Conflict, IssuanceError):  # the lease ends by itself
                 self._ledger.update_order(order.released(holder))

@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey
 from jsonschema import Draft4Validator
 
 from service import aws_lambda, openapi
-from service.authority import IssuanceRequest, IssuedCertificate
+from service.authority import Approval, IssuedCertificate
 from service.challenge_queue import ChallengeQueue
 from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
@@ -505,17 +505,17 @@ def test_two_requests_get_one_certificate(site: Site) -> None:
     order = client.order(*NAMES).json()
     statuses = []
 
-    def issue(request: IssuanceRequest) -> IssuedCertificate:
+    def issue(approval: Approval) -> IssuedCertificate:
         second = client.finalize(order)
         statuses.append((second.status, second.json()["status"], second.headers["Retry-After"]))
         refused = client.finalize(order, csr(*NAMES, key_type="p-384"))
         assert_problem(refused, 403, "orderNotReady")
-        return real_issue(request)
+        return real_issue(approval)
 
-    real_issue = site.authority.issue
-    site.authority.issue = issue  # type: ignore[method-assign]
+    real_issue = site.authority.issue_approved
+    site.authority.issue_approved = issue  # type: ignore[method-assign]
     finalized = client.finalize(order).json()
-    site.authority.issue = real_issue  # type: ignore[method-assign]
+    site.authority.issue_approved = real_issue  # type: ignore[method-assign]
     assert finalized["status"] == "valid"
     assert statuses == [(200, "processing", "2")]
     assert site.log.kinds() == ["intent", "result"]
@@ -536,15 +536,15 @@ def test_order_of_a_killed_worker_is_finalized_again(tmp_path: Path, *, is_deter
     order = client.order(*NAMES).json()
     lost = []
 
-    def issue(request: IssuanceRequest) -> IssuedCertificate:
-        lost.append(real_issue(request))
+    def issue(approval: Approval) -> IssuedCertificate:
+        lost.append(real_issue(approval))
         raise Killed
 
-    real_issue = site.authority.issue
-    site.authority.issue = issue  # type: ignore[method-assign]
+    real_issue = site.authority.issue_approved
+    site.authority.issue_approved = issue  # type: ignore[method-assign]
     with pytest.raises(Killed):
         client.finalize(order)
-    site.authority.issue = real_issue  # type: ignore[method-assign]
+    site.authority.issue_approved = real_issue  # type: ignore[method-assign]
     url = order["finalize"].removesuffix("/finalize")
     assert client.post(url).json()["status"] == "processing"
     assert client.finalize(order).json()["status"] == "processing"
@@ -561,14 +561,14 @@ def test_order_stays_ready_if_the_ca_fails(site: Site) -> None:
     """The response is 503, and the next request issues the certificate."""
     client = site.client()
     order = client.order(*NAMES).json()
-    real_issue = site.authority.issue
+    real_issue = site.authority.issue_approved
 
-    def issue(request: IssuanceRequest) -> IssuedCertificate:
-        raise CAUnavailable(f"down: {request.request_id}")
+    def issue(approval: Approval) -> IssuedCertificate:
+        raise CAUnavailable(f"down: {approval.intent.request_id}")
 
-    site.authority.issue = issue  # type: ignore[method-assign]
+    site.authority.issue_approved = issue  # type: ignore[method-assign]
     assert_problem(client.finalize(order), 503, "serverInternal")
-    site.authority.issue = real_issue  # type: ignore[method-assign]
+    site.authority.issue_approved = real_issue  # type: ignore[method-assign]
     assert client.post(order["finalize"].removesuffix("/finalize")).json()["status"] == "ready"
     assert client.finalize(order).json()["status"] == "valid"
 

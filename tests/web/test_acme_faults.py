@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from joserfc.jwk import ECKey
 
 from service import openapi
-from service.authority import IssuanceRequest, IssuedCertificate
+from service.authority import Approval, IssuedCertificate
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import LEASE, Ledger
 from service.pki import acme_key, encoding, keys
@@ -179,11 +179,11 @@ def test_lease_ends_after_a_clock_step(site: Site, monkeypatch: pytest.MonkeyPat
     client = site.client()
     order = client.order(*NAMES).json()
 
-    def issue(_request: IssuanceRequest) -> IssuedCertificate:
+    def issue(_approval: Approval) -> IssuedCertificate:
         raise Killed
 
     with monkeypatch.context() as context:
-        context.setattr(site.authority, "issue", issue)
+        context.setattr(site.authority, "issue_approved", issue)
         with pytest.raises(Killed):
             client.finalize(order)
     assert client.finalize(order).json()["status"] == "processing"
