@@ -142,29 +142,28 @@ def test_first_certificate(server: Server, tmp_path: Path) -> None:
 def test_certificate_is_renewed(server: Server, tmp_path: Path) -> None:
     """Only what is due is renewed, and only then the hook runs; a failed hook does not undo the renewal."""
     text = DOCUMENTS["docs/how-to/nginx.md"]
-    keep = "cp www.example.com.key first.key; cp www.example.com.crt first.crt"
-    run_text(
-        text,
-        server,
-        tmp_path,
-        {
-            "certlet new www": keep,
-            "certlet renew www.example.com.crt --exp": "cp www.example.com.key same.key",
-        },
-    )
+    keep = {
+        "certlet new www": "cp www.example.com.key first.key; cp www.example.com.crt first.crt",
+        "certlet renew www.example.com.crt --expires-in": "cp www.example.com.key same.key",
+    }
+    run_text(text, server, tmp_path, keep)
     hooks = Path("systemctl.log").read_text().splitlines()
     assert hooks == ["reload nginx", "list-timers certlet-renew.timer", "reload nginx"]
-    assert (
-        Path("same.key").read_bytes()
-        == Path("first.key").read_bytes()
-        != Path("www.example.com.key").read_bytes()
-    )
+    first, same, new = (Path(f"{name}.key").read_bytes() for name in ("first", "same", "www.example.com"))
+    assert first == same != new
     assert leaf("first.crt").serial_number != leaf("www.example.com.crt").serial_number
     before = leaf("www.example.com.crt")
+    (job,) = re.findall(r"^17 3 \* \* \* (.*/etc/certlet-renew.env.*)$", text, re.MULTILINE)
+    Path("renew.env").write_text(f"CERTLET_URL={server.url}\nCERTLET_API_KEY={api_key(server)}\n")
+    job = job.replace("/etc/certlet-renew.env", "./renew.env").replace("/etc/ssl/", "--expires-in 90d ")
+    assert run_all([job], server, tmp_path, None, CERTLET_URL="", CERTLET_API_KEY="") == [("", 0)]
+    renewed = leaf("www.example.com.crt")
+    assert renewed != before
     env = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
     run = certlet("renew", "www.example.com.crt", "--expires-in", "90d", "--deploy-hook", "false", env=env)
     assert (run.returncode, b"so run the hook yourself" in run.stderr) == (1, True)
-    assert leaf("www.example.com.crt") != before
+    assert leaf("www.example.com.crt") != renewed
+    assert Path("systemctl.log").read_text().count("reload nginx") == 3
 
 
 def test_api_key_is_rotated(server: Server, tmp_path: Path) -> None:
