@@ -24,7 +24,8 @@ _JSON: Final = "as_json"
 _EXIT_STATUS: Final = "Exit status:"
 _STATUSES: Final = "0 on success; 1 on failure; 2 if the arguments are invalid; 4 without permission."
 _SERVICE_STATUSES: Final = (
-    f"{_STATUSES[:-1]}; 3 if a later attempt may succeed; 5 if the service cannot be reached."
+    "0 on success; 1 on failure; 2 if the arguments are invalid; 3 if a later attempt may succeed; 4 without "
+    "permission; 5 if the service cannot be reached."
 )
 
 
