@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bench import imports
 from bench.acme import AcmeFigures
 from bench.base import AgainstBase
+from bench.imports import Imports
 from bench.lambda_zip import ZipFigures
 from bench.latency import Latency
 from bench.results import Comparison, Cost, Served, Share, Spread
 from bench.workers import Scaling
 
 _COLUMNS: Final = ("CA", "connections", "endpoint")
+_PACKAGES: Final = 10  # whose imports are listed
 
 
 @dataclass
@@ -176,16 +179,33 @@ def _issuances(figures: AcmeFigures) -> Iterator[list[str]]:
     yield [figures.ca, "Certlet", *certlet, _spread(figures.ratio), str(figures.target)]
 
 
-def _zip(zip_figures: ZipFigures) -> Iterator[str]:
+def _zip(figures: ZipFigures) -> Iterator[str]:
     yield "## The Lambda zip"
-    values = (
-        ("size, MB", f"{zip_figures.megabytes:.1f}"),
-        ("cold start, to the first signed certificate, x a minimal handler", _spread(zip_figures.cold)),
-        ("warm handler, without text, x `authority.issue`", _spread(zip_figures.warm)),
-        ("memory at the first response, MB", f"{zip_figures.resident:.0f}"),
-    )
-    rows = ([*value, str(target)] for value, target in zip(values, zip_figures.targets, strict=True))
+    rows = [
+        ["size, MB", f"{figures.megabytes:.1f}", str(figures.megabytes_target)],
+        ["warm handler, without text, x `authority.issue`", _spread(figures.warm), str(figures.warm_target)],
+    ]
+    for cold in figures.cold_starts:
+        name = f"python{cold.python}: cold start, to the first signed certificate"
+        rows.append([f"{name}, ms", _spread(cold.milliseconds, 0), ""])
+        rows.append([f"{name}, x a minimal handler", _spread(cold.ratio), str(cold.target)])
+        if cold.base_ratio:
+            rows.append([f"{name}, x base", _spread(cold.base_ratio), str(cold.base_target)])
+        memory = f"{cold.resident:.0f}", str(cold.resident_target)
+        rows.append([f"python{cold.python}: memory at the first response, MB", *memory])
     yield _table(["figure", "measured", "target"], rows)
+    for version in figures.missing:
+        yield f"python{version} is not on this machine."
+    yield f"Imports of the handler, ms of each package's own modules; the {_PACKAGES} that take longest:"
+    yield _table(
+        ["package", *(f"python{item.python}" for item in figures.imports)], _imports(figures.imports)
+    )
+
+
+def _imports(versions: Sequence[Imports]) -> Iterator[list[str]]:
+    for name in imports.longest(versions, _PACKAGES):
+        yield [name, *(_spread(item.packages[name], 1) if name in item.packages else "" for item in versions)]
+    yield ["all", *(_spread(item.total, 1) for item in versions)]
 
 
 def _spread(spread: Spread, digits: int = 2) -> str:

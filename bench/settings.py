@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,8 @@ class Settings:
         latency_seconds: duration of a measurement of latency.
         issuances: ACME issuances in a measurement.
         zip_rounds: rounds of cold starts.
+        import_runs: how often the handler of the zip is imported.
+        pythons: the versions of Python that run the zip.
     """
 
     rounds: int
@@ -33,6 +36,8 @@ class Settings:
     latency_seconds: float
     issuances: int
     zip_rounds: int
+    import_runs: int
+    pythons: tuple[str, ...]
 
 
 FULL: Final = Settings(
@@ -45,6 +50,8 @@ FULL: Final = Settings(
     latency_seconds=5,
     issuances=60,
     zip_rounds=15,
+    import_runs=9,
+    pythons=("3.11", "3.13"),
 )
 # Small batches: on a slow machine, eight of them at once must not occupy the worker for a second.
 SHORT: Final = Settings(
@@ -57,4 +64,6 @@ SHORT: Final = Settings(
     latency_seconds=1,
     issuances=5,
     zip_rounds=1,
+    import_runs=1,
+    pythons=(f"{sys.version_info.major}.{sys.version_info.minor}",),
 )

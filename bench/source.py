@@ -23,7 +23,7 @@ class Source:
     """Source code, which runs with this interpreter and its packages.
 
     Attributes:
-        name: the commit, as it was specified.
+        name: the commit.
         root: the directory that contains `service` and `deploy`.
         no_usage_plan: the option of `serve` that disables the usage plan.
     """
@@ -76,21 +76,27 @@ def checkout(revision: str) -> Iterator[Source]:
     with tempfile.TemporaryDirectory(prefix="certlet-bench-") as temporary:
         archive, root = Path(temporary) / "source.tar", Path(temporary) / "source"
         root.mkdir()
-        commit = f"{revision}^{{commit}}"
-        _run("git", "-C", str(servers.ROOT), "archive", "--output", str(archive), "--end-of-options", commit)
+        git = ("git", "-C", str(servers.ROOT))
+        try:
+            verify = ("rev-parse", "--short", "--verify")
+            commit = _run(*git, *verify, f"{revision}^{{commit}}")
+        except BenchError as error:
+            raise BenchError(f"{revision} is not a commit: {error}") from None
+        _run(*git, "archive", "--output", str(archive), commit)
         _run("tar", "-xf", str(archive), "-C", str(root))
-        source = Source(revision, root)
+        source = Source(commit, root)
         try:
             help_text = source.run("service.cli", "serve", "--help", cwd=root)
         except BenchError as error:
-            raise BenchError(f"{revision} does not run with the installed packages: {error}") from None
+            raise BenchError(f"{commit} does not run with the installed packages: {error}") from None
         options = [option for option in _NO_USAGE_PLAN if option in help_text]
         if not options:
-            raise BenchError(f"`certlet serve` of {revision} has none of {', '.join(_NO_USAGE_PLAN)}")
-        yield Source(revision, root, options[0])
+            raise BenchError(f"`certlet serve` of {commit} has none of {', '.join(_NO_USAGE_PLAN)}")
+        yield Source(commit, root, options[0])
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603 - fixed commands
     if process.returncode:
         raise BenchError(f"{command[0]}: {process.stderr.strip()}")
+    return process.stdout.strip()

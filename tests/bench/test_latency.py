@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,23 +16,27 @@ from bench.results import Target
 from tests import servers
 
 
-def test_short_run_reports_latencies(short_run: Path) -> None:
+@pytest.fixture(scope="module")
+def section(run_section: Callable[[str], Any]) -> Any:
+    return run_section("latency")
+
+
+def test_short_run_reports_latencies(section: Any) -> None:
     """Next to a batch and an RSA-4096 request, with both CAs; and at half of the saturating rate."""
-    document = json.loads((short_run / "bench.json").read_text())["latency"]
     others = "POST /sign/batch of 100 and POST /sign of an RSA-4096 key"
     rows = [("p-256", others), ("p-256", "nothing"), ("rsa-4096", others)]
-    assert [(row["ca"], row["next_to"]) for row in document] == rows
-    for row in document:
+    assert [(row["ca"], row["next_to"]) for row in section] == rows
+    for row in section:
         assert 0 < row["p50"]["median"] <= row["p99"]["median"], row
         assert row["rate"]["median"] > 0
-    assert [bool(row["p99_target"]) for row in document] == [True, False, False]
-    assert [bool(row["ratio_target"]) for row in document] == [False, True, False]
+    assert [bool(row["p99_target"]) for row in section] == [True, False, False]
+    assert [bool(row["ratio_target"]) for row in section] == [False, True, False]
 
 
 @pytest.mark.parametrize(("slowest", "met"), [(25, True), (26, False)])
 def test_target_of_p99_ignores_one_in_a_hundred(slowest: float, *, met: bool) -> None:
-    """Two of a hundred requests are slow; a third, slower one, is that of a hundred and one."""
-    sample = Sample(100, [10.0] * 98 + [slowest, slowest, 1000])
+    """Of 101 requests, one is slow, and another one is slower."""
+    sample = Sample(100, [10.0] * 99 + [slowest, 1000])
     row = latency.compute("p-256", [sample], ["batch"])
     assert (row.p50.median, row.p99.median) == (10, slowest)
     assert (row.p99_target, row.ratio_target) == (Target(25, met, at_most=True), None)

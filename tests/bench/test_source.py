@@ -40,8 +40,11 @@ def test_checkout_runs_the_code_of_the_commit(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import missing_package", "HEAD does not run with the installed packages: .*'missing_package'"),
-        ("print('--port')", "`certlet serve` of HEAD has none of --no-usage-plan, --unlimited"),
+        (
+            "import missing_package",
+            r"[0-9a-f]{7} does not run with the installed packages: .*'missing_package'",
+        ),
+        ("print('--port')", r"`certlet serve` of [0-9a-f]{7} has none of --no-usage-plan, --unlimited"),
     ],
 )
 def test_commit_that_cannot_be_measured_is_reported(repository: Path, code: str, message: str) -> None:
@@ -53,5 +56,5 @@ def test_commit_that_cannot_be_measured_is_reported(repository: Path, code: str,
 
 @pytest.mark.parametrize("revision", ["unknown", "--help"])
 def test_unknown_commit_is_reported(repository: Path, revision: str) -> None:
-    with pytest.raises(BenchError, match=f"not a valid object name: '?{revision}"), source.checkout(revision):
+    with pytest.raises(BenchError, match="Needed a single revision"), source.checkout(revision):
         pass

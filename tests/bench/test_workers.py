@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,15 @@ from bench.load import BenchError
 from bench.results import Target
 
 
-def test_short_run_compares_two_workers_with_one(short_run: Path) -> None:
-    document = json.loads((short_run / "bench.json").read_text())["workers"]
-    assert [row["name"] for row in document] == ["the worker pool", "HTTP"]
-    assert all(rate["median"] > 0 for row in document for rate in row["rates"])
-    assert [row["target"] and row["target"]["bound"] for row in document] == [1.6, None]
+@pytest.fixture(scope="module")
+def section(run_section: Callable[[str], Any]) -> Any:
+    return run_section("workers")
+
+
+def test_short_run_compares_two_workers_with_one(section: Any) -> None:
+    assert [row["name"] for row in section] == ["the worker pool", "HTTP"]
+    assert all(rate["median"] > 0 for row in section for rate in row["rates"])
+    assert [row["target"] and row["target"]["bound"] for row in section] == [1.6, None]
 
 
 @pytest.mark.parametrize(("two", "met"), [(159, False), (160, True)])
