@@ -224,8 +224,8 @@ resource "aws_api_gateway_method_settings" "settings" {
   method_path = "*/*"
 
   settings {
-    throttling_rate_limit  = var.rate
-    throttling_burst_limit = var.burst
+    throttling_rate_limit  = var.stage_rate
+    throttling_burst_limit = var.stage_burst
     metrics_enabled        = false
   }
 }

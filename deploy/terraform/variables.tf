@@ -85,13 +85,25 @@ variable "metrics_namespace" {
 variable "rate" {
   type        = number
   default     = 10
-  description = "Requests a second, for each API key and for each method of the stage."
+  description = "Requests a second of each API key."
 }
 
 variable "burst" {
   type        = number
   default     = 20
-  description = "Concurrent requests."
+  description = "Requests of each API key at once."
+}
+
+variable "stage_rate" {
+  type        = number
+  default     = 50
+  description = "Requests a second of all callers together, for each method, such as POST /ocsp; not less than rate."
+}
+
+variable "stage_burst" {
+  type        = number
+  default     = 100
+  description = "Requests of all callers at once, for each method; not less than burst."
 }
 
 variable "ledger" {

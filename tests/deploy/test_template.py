@@ -148,6 +148,38 @@ def test_usage_plan_defaults_match_the_contract() -> None:
     assert {name: TREE["Parameters"][name.title()]["Default"] for name in plan} == plan
 
 
+def test_stage_limits_all_callers_and_the_plan_each_key() -> None:
+    """By default, one key cannot use up a method, and a flooded method leaves half of a new account's requests."""
+    (settings,) = RESOURCES["Api"]["Properties"]["MethodSettings"]
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    names = {"rate": "ThrottlingRateLimit", "burst": "ThrottlingBurstLimit"}
+    assert {key: settings[name]["Ref"] for key, name in names.items()} == {
+        "rate": "StageRate",
+        "burst": "StageBurst",
+    }
+    throttle = RESOURCES["UsagePlan"]["Properties"]["Throttle"]
+    assert throttle == {"RateLimit": {"Ref": "Rate"}, "BurstLimit": {"Ref": "Burst"}}
+    default = {name: parameter.get("Default") for name, parameter in TREE["Parameters"].items()}
+    new_account = 10 * 10  # concurrent executions, requests/s of each
+    assert default["Rate"] < default["StageRate"] <= new_account / 2
+    assert default["Burst"] < default["StageBurst"] <= new_account
+
+
+def test_documented_limits_are_the_defaults() -> None:
+    """The table in docs/how-to/aws.md has the defaults of the parameters."""
+    text = (servers.ROOT / "docs" / "how-to" / "aws.md").read_text()
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \((.+?)\) \|", text.partition("## Set the limits")[2], re.MULTILINE
+    )
+    documented = {
+        name.strip("`"): value
+        for names, values in rows
+        for name, value in zip(names.split(", "), values.split(", "), strict=True)
+    }
+    assert documented == {name: str(TREE["Parameters"][name]["Default"]) for name in LIMITS}
+
+
+LIMITS = ("Rate", "Burst", "Quota", "Period", "StageRate", "StageBurst")
 USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
 OFF = {
     "Est": "off",

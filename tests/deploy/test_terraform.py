@@ -203,6 +203,20 @@ def test_policy_has_the_template_s_actions(module: dict[str, Any]) -> None:
     assert set(re.findall(pattern, statements)) == set(re.findall(pattern, template))
 
 
+def test_throttles_are_the_template_s(module: dict[str, Any]) -> None:
+    """The stage's limits and the usage plan's have parameters of their own, in both."""
+    (settings,) = module["resource"]["aws_api_gateway_method_settings.settings"]["settings"]
+    (throttle,) = module["resource"]["aws_api_gateway_usage_plan.usage_plan"]["throttle_settings"]
+    (stage,) = RESOURCES["Api"]["Properties"]["MethodSettings"]
+    plan = RESOURCES["UsagePlan"]["Properties"]["Throttle"]
+    assert [plain(settings[f"throttling_{name}_limit"]) for name in ("rate", "burst")] == [
+        plain(stage[f"Throttling{name}Limit"]) for name in ("Rate", "Burst")
+    ]
+    assert [plain(throttle[f"{name}_limit"]) for name in ("rate", "burst")] == [
+        plain(plan[f"{name}Limit"]) for name in ("Rate", "Burst")
+    ]
+
+
 def test_ledger_has_the_template_s_keys(module: dict[str, Any]) -> None:
     block, properties = (
         module["resource"]["aws_dynamodb_table.ledger_table"],
