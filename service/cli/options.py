@@ -138,14 +138,18 @@ url_option: Final = click.option(
     show_default=f"that of certlet login, or {DEFAULT_URL}",
     help="Use the service at this URL, which includes the stage.",
 )
-_context_option: Final = click.option(
-    "--context",
-    metavar="NAME",
-    envvar=CONTEXT,
-    show_envvar=True,
-    show_default="the current one",
-    help="Use the service and the API key of this context of certlet login.",
-)
+
+
+def context_option(text: str) -> Callable[[_Command], _Command]:
+    """Add `--context`, with a help text."""
+    return click.option(
+        "--context",
+        metavar="NAME",
+        envvar=CONTEXT,
+        show_envvar=True,
+        show_default="the current one",
+        help=text,
+    )
 
 
 def parse_https_url(text: str) -> str:
@@ -261,7 +265,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _token_file_option,
         _oidc_option,
         api_key_option,
-        _context_option,
+        context_option("Use the service and the API key of this context of certlet login."),
         url_option,
     )
     return functools.reduce(lambda decorated, decorate: decorate(decorated), decorators, wrapper)
@@ -272,10 +276,13 @@ def find_context(url: str | None, name: str | None = None) -> contexts.Context:
 
     Args:
         url: the service's URL; None for that of the context.
-        name: the name of a context; None for the current one.
+        name: the name of a context; None for the current one. If it is that of --context, the URL, which is
+            then that of the variable, is ignored.
     """
     from service.cli import contexts  # noqa: PLC0415 - imports the client, which is slow to import
 
+    if name and click.get_current_context().get_parameter_source("context") is ParameterSource.COMMANDLINE:
+        url = None
     return contexts.load().find(name, url) or contexts.Context(url or DEFAULT_URL)
 
 

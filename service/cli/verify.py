@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 from cryptography import x509
@@ -23,10 +23,13 @@ from service.pki.certificate_reader import extension_value
 
 _PURPOSES: Final = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 _ANY: Final = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+_CERT_FILE: Final = "SSL_CERT_FILE"
 
 # The errors of OpenSSL (x509_vfy.h) -> what to do.
-_ISSUER: Final = "its issuer {issuer} is missing: {remedy}, or if it is a root, pass it as --root"
-_UNTRUSTED_ROOT: Final = "pass the root as --root, if you trust it"
+_ISSUER: Final = (
+    "its issuer {issuer} is missing: {remedy}, or if it is a root, pass it as --root (trusted: {roots})"
+)
+_UNTRUSTED_ROOT: Final = "pass the root as --root, if you trust it (trusted: {roots})"
 _CLOCK: Final = "the time here is {now}"
 _REMEDIES: Final = {
     2: _ISSUER,
@@ -43,9 +46,10 @@ _REMEDIES: Final = {
 @click.option(
     "--root",
     type=FILE,
-    show_default="$SSL_CERT_FILE, or the roots of the system",
+    show_default=f"${_CERT_FILE} or the roots of the system, and the root of certlet login",
     help="Trust the root certificates in this PEM file, and no others.",
 )
+@options.context_option("Trust the root of this context of certlet login.")
 @click.option(
     "--host",
     metavar="HOST",
@@ -60,64 +64,113 @@ _REMEDIES: Final = {
     help="Verify that the certificate may be used by a TLS server, or by a TLS client.",
 )
 @json_option
-def verify(*, file: str, root: Path | None, host: str | None, purpose: str) -> None:
+def verify(*, file: str, root: Path | None, context: str | None, host: str | None, purpose: str) -> None:
     """Verify the chain of a certificate or of a server.
 
     FILE is a file with the certificate and its chain (-: stdin), or the address of a TLS server: HOST:PORT
-    or https://HOST. Signatures, dates, constraints, host and purpose are verified; revocation is not.
+    or https://HOST. Signatures, dates, constraints, host and purpose are verified; revocation is not. The
+    output says which root is trusted, and where it comes from.
 
     Exit status: 0 if the chain is valid; 1 if it is not, with the reason; 2 if the arguments are invalid; 4
     without permission; 5 if the server cannot be reached.
     """
+    options.forbid_together("--root", "--context")
     address = input_files.find_address(file)
     certificates = tls_peer.fetch_chain(address) if address else read_certificates(Path(file))
     if not certificates:
         raise CommandError(f"{file} contains no certificate")
+    roots = _load_file(root) if root else _load_default_roots(context)
     leaf, host = certificates[0], host or (address.host if address else None)
     remedy = "the server must send it" if address else f"add it to {file}"
-    reason, path = _verify_path(certificates, _load_roots(root), remedy)
+    reason, path = _verify_path(certificates, roots, remedy)
     reason = (
         reason or _purpose_problem(path, purpose) or (inspection.name_problem(leaf, host) if host else "")
     )
-    facts = {"file": file, "host": host, "purpose": purpose, "valid": not reason, "reason": reason or None}
     end = encoding.format_timestamp(min(certificate.not_valid_after_utc for certificate in path or [leaf]))
+    facts = {
+        "file": file,
+        "host": host,
+        "purpose": purpose,
+        "valid": not reason,
+        "reason": reason or None,
+        "not_after": end,
+        "root": path[-1].subject.rfc4514_string() if path else None,
+        "trusted": roots.source_of(path[-1]) if path else str(roots),
+    }
     target = f"{file} for {host}" if host else file
-    lines = [] if reason else [f"Valid     {target}, as a TLS {purpose}, until {end}"]
-    lines += [f"Issuer    {certificate.subject.rfc4514_string()}" for certificate in path[1:] if not reason]
-    report(facts | {"not_after": end}, *lines)
+    lines = [f"Valid     {target}, as a TLS {purpose}, until {end}"]
+    lines += [f"Issuer    {certificate.subject.rfc4514_string()}" for certificate in path[1:-1]]
+    lines += [f"Root      {facts['root']} ({facts['trusted']})"]
+    report(facts, *(() if reason else lines))
     if reason:
         raise CommandError(f"{file}: {reason}")
 
 
-def _load_roots(path: Path | None) -> crypto.X509Store:
-    """Load the trusted roots of a file, or else those of `SSL_CERT_FILE` or the system."""
+class _Roots(NamedTuple):
+    """Trusted roots.
+
+    Attributes:
+        store: all of them.
+        source: where they come from.
+        login: the root of `certlet login` among them; None if there is none.
+        login_source: the service of that root.
+    """
+
+    store: crypto.X509Store
+    source: str
+    login: x509.Certificate | None = None
+    login_source: str = ""
+
+    def __str__(self) -> str:
+        """Return where they come from."""
+        return " and ".join(filter(None, (self.source, self.login_source)))
+
+    def source_of(self, root: x509.Certificate) -> str:
+        """Return where one of them comes from."""
+        return self.login_source if root == self.login else self.source
+
+
+def _create_store(certificates: Sequence[x509.Certificate]) -> crypto.X509Store:
     store = crypto.X509Store()
     store.set_flags(crypto.X509StoreFlags.X509_STRICT)
-    if path:
-        for certificate in read_certificates(path):
-            store.add_cert(crypto.X509.from_cryptography(certificate))
-        return store
-    paths = ssl.get_default_verify_paths()  # of the variables, too
-    try:
-        store.load_locations(paths.cafile, paths.capath)
-    except (crypto.Error, TypeError) as error:
-        file = os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile
-        raise CommandError(f"{file} contains no root certificates: pass --root FILE") from error
+    for certificate in certificates:
+        store.add_cert(crypto.X509.from_cryptography(certificate))
     return store
 
 
+def _load_file(path: Path) -> _Roots:
+    return _Roots(_create_store(read_certificates(path)), str(path))
+
+
+def _load_default_roots(context: str | None) -> _Roots:
+    """Load the roots that other commands trust: of the variable or the system, and of the context."""
+    stored = options.find_context(os.environ.get(options.URL) or None, context)
+    login = x509.load_pem_x509_certificate(stored.root_pem.encode()) if stored.root_pem else None
+    store = _create_store([login] if login else [])
+    paths, file = ssl.get_default_verify_paths(), os.environ.get(_CERT_FILE)
+    try:
+        store.load_locations(paths.cafile, paths.capath)
+    except (crypto.Error, TypeError) as error:
+        if file or not login:
+            message = f"{file or paths.openssl_cafile} contains no root certificates: pass --root FILE"
+            raise CommandError(message) from error
+    source = f"${_CERT_FILE}" if file else "the roots of the system"
+    return _Roots(store, source, login, f"certlet login {stored.url}" if login else "")
+
+
 def _verify_path(
-    certificates: Sequence[x509.Certificate], roots: crypto.X509Store, remedy: str
+    certificates: Sequence[x509.Certificate], roots: _Roots, remedy: str
 ) -> tuple[str, list[x509.Certificate]]:
     """Return why OpenSSL refuses a chain, or '' and the path up to the root (RFC 5280 6)."""
     leaf, *others = map(crypto.X509.from_cryptography, certificates)
-    context = crypto.X509StoreContext(roots, leaf, others)
+    context = crypto.X509StoreContext(roots.store, leaf, others)
     try:
         return "", [item.to_cryptography() for item in context.get_verified_chain()]
     except crypto.X509StoreContextError as error:
         certificate, now = error.certificate.to_cryptography(), encoding.format_timestamp(datetime.now(UTC))
         template = _REMEDIES.get(error.errors[0], "")
-        text = template.format(now=now, issuer=certificate.issuer.rfc4514_string(), remedy=remedy)
+        issuer = certificate.issuer.rfc4514_string()
+        text = template.format(now=now, issuer=issuer, remedy=remedy, roots=roots)
         return f"{_name(certificate)}{error}{text and f': {text}'}", []
 
 

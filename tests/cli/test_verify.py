@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from service.cli import contexts
+from service.cli.contexts import Context, Contexts
 from service.pki import encoding
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
@@ -70,9 +72,10 @@ def test_untrusted_or_incomplete_chain_is_refused(chain: Path, tmp_path: Path) -
         (signing, leaf, "--root", root),
         (anchor, file),
     ):
+        trusted = arguments[2] if "--root" in arguments else "$SSL_CERT_FILE"
         run = certlet("verify", *arguments, env={"SSL_CERT_FILE": str(tmp_path / "other" / "root-ca.crt")})
         assert (run.returncode, run.stdout) == (1, b"")
-        remedy = f"add it to {arguments[0]}, or if it is a root, pass it as --root\n"
+        remedy = f"add it to {arguments[0]}, or if it is a root, pass it as --root (trusted: {trusted})\n"
         reason = (
             f"unable to get local issuer certificate: its {issuer.strip().replace('=', ' ', 1)} is missing: "
         )
@@ -120,12 +123,53 @@ def test_server_is_verified(chain: Path, address: tuple[str, int]) -> None:
     host, port = address
     run = certlet("verify", f"{host}:{port}", "--root", chain / "root.crt")
     assert run.stdout.startswith(f"Valid     {host}:{port} for {host}, as a TLS server, until ".encode())
-    assert (run.returncode, run.stdout.count(b"\nIssuer    CN=Certlet ")) == (0, 2)
+    assert run.returncode == 0
+    assert re.search(rb"\nIssuer    CN=Certlet Signing CA .*\nRoot      CN=Certlet Root CA .*\n$", run.stdout)
     other = certlet("verify", f"127.0.0.1:{port}", "--root", chain / "root.crt")
     assert (other.returncode, b"is not for 127.0.0.1" in other.stderr) == (1, True)
     assert (
         certlet("verify", f"127.0.0.1:{port}", "--root", chain / "root.crt", "--host", host).returncode == 0
     )
+
+
+def test_root_of_login_is_trusted(chain: Path, address: tuple[str, int], tmp_path: Path) -> None:
+    """That of the current context, next to those of the system; the output says which of them it is."""
+    assert certlet("init", "other", cwd=tmp_path).returncode == 0
+    other, root = tmp_path / "other" / "root-ca.crt", chain / "root.crt"
+    env = {"SSL_CERT_FILE": str(other)}
+    services = {name: f"https://{name}.example.com" for name in ("prod", "test")}
+    pem = {"prod": root.read_text(), "test": other.read_text()}
+    stored = {name: Context(url, pem[name], "key") for name, url in services.items()}
+    contexts.change(lambda _: Contexts("test", stored))
+    subject = servers.run("openssl", "x509", "-in", str(root), "-noout", "-subject", "-nameopt", "RFC2253")
+    name = subject.stdout.strip().removeprefix("subject=")
+    for target in (str(chain / "localhost.crt"), f"localhost:{address[1]}"):
+        run = certlet("verify", target, env=env)
+        assert (run.returncode, run.stdout) == (1, b"")
+        assert f"(trusted: $SSL_CERT_FILE and certlet login {services['test']})\n" in run.stderr.decode()
+        for change in ({"CERTLET_CONTEXT": "prod"}, {"CERTLET_URL": services["prod"]}):
+            run = certlet("verify", target, env=env | change)
+            assert (run.returncode, run.stderr) == (0, b"")
+            *_, line = run.stdout.decode().splitlines()
+            assert line == f"Root      {name} (certlet login {services['prod']})"
+    contexts.change(lambda found: Contexts("prod", found.by_name))
+    facts = json.loads(certlet("verify", chain / "localhost.crt", "--json", env=env).stdout)
+    assert (facts["root"], facts["trusted"]) == (name, f"certlet login {services['prod']}")
+    for arguments, status, source in (
+        (("--context", "test"), 1, None),
+        (("--root", other), 1, None),
+        (("--root", root), 0, str(root)),
+        (("--context", "none"), 1, None),
+    ):
+        run = certlet(
+            "verify", chain / "localhost.crt", *arguments, env=env | {"CERTLET_URL": services["prod"]}
+        )
+        assert run.returncode == status
+        assert not source or f"Root      {name} ({source})\n" in run.stdout.decode()
+    run = certlet("verify", chain / "localhost.crt", env={"SSL_CERT_FILE": str(root)})
+    assert f"Root      {name} (certlet login {services['prod']})\n" in run.stdout.decode()
+    run = certlet("verify", "my.crt", "--root", root, "--context", "prod", cwd=chain)
+    assert (run.returncode, b"--context is not allowed with --root" in run.stderr) == (2, True)
 
 
 def test_file_without_certificates_is_an_error(tmp_path: Path) -> None:
