@@ -52,7 +52,7 @@ resource "aws_lambda_function" "function" {
       CERTLET_RENEW_BEFORE            = var.renew_before
       CERTLET_RENEW_OVER              = var.renew_over
       CERTLET_LEDGER_TABLE            = one(aws_dynamodb_table.ledger_table[*].name)
-      CERTLET_ORDER_QUOTA             = "${var.quota}/${var.period}"
+      CERTLET_ORDER_QUOTA             = var.order_quota != "" ? var.order_quota : "${var.quota}/${var.period}"
       CERTLET_TOKEN_USAGE_KEY         = one(aws_api_gateway_api_key.tokens[*].value)
     }
   }

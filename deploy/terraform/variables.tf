@@ -115,13 +115,19 @@ variable "ledger" {
 variable "quota" {
   type        = number
   default     = 10000
-  description = "Requests of an API key in a period, and ACME orders of a principal."
+  description = "Requests of each API key in a period, and ACME orders of each principal without order_quota."
 }
 
 variable "period" {
   type        = string
   default     = "DAY"
   description = "The period of the quota: DAY, WEEK or MONTH."
+}
+
+variable "order_quota" {
+  type        = string
+  default     = ""
+  description = "ACME orders of each principal in a period, such as 10000/DAY, or none; empty for quota and period."
 }
 
 variable "api_keys" {

@@ -120,12 +120,28 @@ def test_ledger_works_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("period", ["DAY", "WEEK", "MONTH"])
-def test_quota_of_orders_is_that_of_the_usage_plan(period: str) -> None:
-    """The function gets the parameters of the plan, in the form that it parses."""
+def test_quota_of_orders_is_that_of_the_usage_plan_by_default(period: str) -> None:
+    """Without `OrderQuota`, the function gets the parameters of the plan, in the form that it parses."""
     variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
-    text = variables["CERTLET_ORDER_QUOTA"]["Sub"].replace("${Quota}", "7").replace("${Period}", period)
-    assert parse_quota(text)
+    condition, own, default = variables["CERTLET_ORDER_QUOTA"]["If"]
+    assert (condition, own) == ("WithOrderQuota", {"Ref": "OrderQuota"})
+    assert TREE["Conditions"]["WithOrderQuota"] == {"Not": [{"Equals": [{"Ref": "OrderQuota"}, ""]}]}
+    assert TREE["Parameters"]["OrderQuota"]["Default"] == ""
+    assert parse_quota(default["Sub"].replace("${Quota}", "7").replace("${Period}", period))
     assert period in TREE["Parameters"]["Period"]["AllowedValues"]
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "0/DAY", "999999999/WEEK", "7/MONTH", "7", "7/YEAR", "1000000000/DAY", " 7/DAY"]
+)
+def test_order_quota_permits_what_the_function_parses(text: str) -> None:
+    """CloudFormation refuses what the function would refuse at its start."""
+    try:
+        parse_quota(text)
+        is_valid = True
+    except ValueError:
+        is_valid = False
+    assert bool(re.fullmatch(TREE["Parameters"]["OrderQuota"]["AllowedPattern"], text)) == is_valid
 
 
 # As SAM CLI parses the values of --parameter-overrides.
@@ -169,7 +185,7 @@ def test_documented_limits_are_the_defaults() -> None:
     """The table in docs/how-to/aws.md has the defaults of the parameters."""
     text = (servers.ROOT / "docs" / "how-to" / "aws.md").read_text()
     rows = re.findall(
-        r"^\| (`\w+`(?:, `\w+`)*) \((.+?)\) \|", text.partition("## Set the limits")[2], re.MULTILINE
+        r"^\| (`\w+`(?:, `\w+`)*) \(([\w, ]+)\) \|", text.partition("## Set the limits")[2], re.MULTILINE
     )
     documented = {
         name.strip("`"): value

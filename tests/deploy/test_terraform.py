@@ -193,6 +193,8 @@ def test_function_has_the_template_s_environment(module: dict[str, Any]) -> None
     assert set(environment["variables"]) - {"__is_block__"} == set(
         RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
     )
+    quota = environment["variables"]["CERTLET_ORDER_QUOTA"]
+    assert quota == '${var.order_quota != "" ? var.order_quota : "${var.quota}/${var.period}"}'
 
 
 def test_policy_has_the_template_s_actions(module: dict[str, Any]) -> None:
