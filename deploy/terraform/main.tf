@@ -34,7 +34,7 @@ resource "aws_lambda_function" "function" {
   handler                        = "function.handler"
   runtime                        = "python3.13"
   architectures                  = [var.architecture]
-  memory_size                    = 512
+  memory_size                    = var.memory_size
   timeout                        = 11 # a second over the integration's, so that API Gateway's 504 comes first
   reserved_concurrent_executions = var.concurrency
   role                           = aws_iam_role.role.arn

@@ -139,7 +139,13 @@ variable "api_keys" {
 variable "concurrency" {
   type        = number
   default     = null
-  description = "Concurrent executions reserved for the function; null to reserve none."
+  description = "Concurrent executions reserved for the function, which also limits it to 10 times as many requests a second; null to reserve none."
+}
+
+variable "memory_size" {
+  type        = number
+  default     = 512
+  description = "The function's memory in MB, at least 256. Its share of a processor is in proportion, 1769 MB are one vCPU."
 }
 
 variable "log_retention" {

@@ -58,7 +58,7 @@ def test_template_passes_cfn_lint_and_sam_validate(tmp_path: Path, command: tupl
     env = servers.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
     servers.run(program, *command[1:], TEMPLATE, env=env)
     invalid_template = tmp_path / "template.yaml"
-    invalid_template.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
+    invalid_template.write_text(TEMPLATE.read_text().replace("Handler:", "Handlr:"))
     assert servers.run(program, *command[1:], invalid_template, env=env, check=False).returncode != 0
 
 
@@ -188,14 +188,14 @@ def test_documented_limits_are_the_defaults() -> None:
         r"^\| (`\w+`(?:, `\w+`)*) \(([\w, ]+)\) \|", text.partition("## Set the limits")[2], re.MULTILINE
     )
     documented = {
-        name.strip("`"): value
+        name.strip("`"): value.replace("not set", "")
         for names, values in rows
         for name, value in zip(names.split(", "), values.split(", "), strict=True)
     }
     assert documented == {name: str(TREE["Parameters"][name]["Default"]) for name in LIMITS}
 
 
-LIMITS = ("Rate", "Burst", "Quota", "Period", "StageRate", "StageBurst")
+LIMITS = ("Rate", "Burst", "Quota", "Period", "StageRate", "StageBurst", "Concurrency", "MemorySize")
 USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
 OFF = {
     "Est": "off",
@@ -412,6 +412,7 @@ def test_function_settings_match_the_zip() -> None:
     properties = RESOURCES["Function"]["Properties"]
     assert properties["Handler"] == build.HANDLER
     assert properties["Runtime"] == "python3.13"
+    assert properties["MemorySize"] == {"Ref": "MemorySize"}
     assert TREE["Parameters"]["Architecture"]["Default"] == "arm64"
     assert set(TREE["Parameters"]["Architecture"]["AllowedValues"]) == set(build.PLATFORMS)
 
