@@ -32,7 +32,14 @@ _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _RENEWAL_INFO_TIMEOUT: Final = 5.0  # seconds to connect, and between octets: it is only advice
 _DATE_TIMEOUT: Final = 5.0  # seconds, as above
 _MAX_RETRIES: Final = 2
-_DATE_ERRORS: Final = (9, 10)  # OpenSSL (x509_vfy.h): not yet valid, expired
+# The errors of OpenSSL (x509_vfy.h).
+_DATE_ERRORS: Final = (9, 10)  # not yet valid, expired
+_NAME_ERRORS: Final = (62, 64)  # of a DNS name, of an IP address
+_TRUST_ROOT: Final = "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"
+_USE_NAME: Final = "use a name of its certificate in the URL; certlet show HOST:PORT lists them"
+COMPARE_CLOCKS: Final = (
+    "certlet doctor compares the clocks; if they agree, the server needs a new certificate"
+)
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the service may have signed
 _BUSY: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -55,11 +62,19 @@ MAX_BATCH_BYTES: Final = 4_194_304  # of the request body
 
 
 class ClientError(Exception):
-    """A request failed; the message gives one reason per line."""
+    """A request failed; the message gives one reason per line, and then the remedy if there is one.
 
-    def __init__(self, message: str, exit_status: ExitStatus = ExitStatus.REFUSED) -> None:
-        super().__init__(message)
+    Attributes:
+        reason: the message without the remedy.
+        exit_status: the exit status of a command that it ends.
+        remedy: what to do; '' if it is not known.
+    """
+
+    def __init__(self, reason: str, exit_status: ExitStatus = ExitStatus.REFUSED, remedy: str = "") -> None:
+        super().__init__(f"{reason} ({remedy})" if remedy else reason)
+        self.reason: Final = reason
         self.exit_status: Final = exit_status
+        self.remedy: Final = remedy
 
 
 @dataclass(frozen=True)
@@ -308,7 +323,8 @@ def _connect(service: Service, *, is_verified: bool) -> Iterator[PoolManager]:
             yield pool
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
-        raise ClientError(f"request to {url} failed: {_describe_failure(error, url)}", status) from error
+        reason, remedy = _describe_failure(error, url)
+        raise ClientError(f"request to {url} failed: {reason}", status, remedy) from error
 
 
 def _create_pool(service: Service, *, is_verified: bool) -> PoolManager:
@@ -354,8 +370,8 @@ def _send(
     return response, data
 
 
-def _describe_failure(error: BaseException, url: str) -> str:
-    """Describe why a request failed, with a remedy for the usual reasons."""
+def _describe_failure(error: BaseException, url: str) -> tuple[str, str]:
+    """Return why a request failed, and a remedy for the usual reasons."""
     while isinstance(error, HTTPError):  # urllib3 wraps the errors of the system and of OpenSSL
         causes = [cause for cause in (error.__cause__, *error.args[::-1]) if isinstance(cause, BaseException)]
         if not causes:
@@ -363,19 +379,17 @@ def _describe_failure(error: BaseException, url: str) -> str:
         error = causes[0]
     match error:
         case ssl.SSLCertVerificationError():
-            hint = "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"
-            if error.verify_code in _DATE_ERRORS:
-                hint = "certlet doctor compares the clocks; if they agree, the server needs a new certificate"
-            return f"{error.verify_message} ({hint})"
+            remedies = dict.fromkeys(_DATE_ERRORS, COMPARE_CLOCKS) | dict.fromkeys(_NAME_ERRORS, _USE_NAME)
+            return error.verify_message.rstrip("."), remedies.get(error.verify_code, _TRUST_ROOT)
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
-            return f"the server does not use TLS: try {url.replace('https', 'http', 1)}"
+            return f"the server does not use TLS: try {url.replace('https', 'http', 1)}", ""
         case http.client.RemoteDisconnected() if url.startswith("http:"):
-            return f"{error}: try {url.replace('http', 'https', 1)}"
+            return f"{error}: try {url.replace('http', 'https', 1)}", ""
         case ConnectionRefusedError():
-            return "connection refused (start the server with certlet serve, or pass its --url)"
+            return "connection refused", "start the server with certlet serve, or pass its --url"
         case OSError(strerror=str(reason)):
-            return reason
-    return str(error) or type(error).__name__
+            return reason, ""
+    return str(error) or type(error).__name__, ""
 
 
 def _uuid7() -> uuid.UUID:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from service import client
 from service.cli import check, contexts, input_files, inspection, options, serve_checks
 from service.cli.options import KEY_FILE
 from service.cli.terminal import Command, json_option, report
+from service.exit_status import ExitStatus
 from service.gateway import api_keys, sandbox
 from service.keystore import ca_directory
 from service.pki import encoding
@@ -28,6 +28,15 @@ from service.pki.errors import CAError
 _MAX_CLOCK_ERROR: Final = timedelta(seconds=60)  # certificates are valid from five minutes ago on
 _CA_ENDS_IN: Final = timedelta(days=90)
 _KEY_ENDS_IN: Final = timedelta(days=14)
+
+# The remedy of a ClientError -> that after the comparison of the clocks.
+_REMEDIES: Final = {client.COMPARE_CLOCKS: "if the clocks agree, renew the certificate of the server"}
+_DEFAULT_REMEDIES: Final = {
+    ExitStatus.NOT_PERMITTED: "ask the operator for an API key, and run certlet login",
+    ExitStatus.UNREACHABLE: "check the URL, the network and the server",
+    ExitStatus.TRY_LATER: "try again later",
+    ExitStatus.REFUSED: "check the URL, which includes the stage",
+}
 
 
 class Level(StrEnum):
@@ -150,7 +159,7 @@ def _service(service: client.Service, credentials: Callable[[], client.Credentia
     try:
         date, now = client.fetch_date(service.url), datetime.now(UTC)
     except client.ClientError as error:
-        yield Finding(Level.WARNING, "service", str(error))
+        yield _failure(Level.WARNING, error)
         return
     difference = now - date
     if abs(difference) > _MAX_CLOCK_ERROR:
@@ -165,9 +174,17 @@ def _service(service: client.Service, credentials: Callable[[], client.Credentia
         yield Finding(Level.OK, "clock", f"it agrees with that of {service.url}")
     try:
         profiles = ", ".join(profile.name for profile in client.list_profiles(service, credentials()))
-    except (click.ClickException, client.ClientError) as error:
-        yield Finding(
-            Level.ERROR if os.environ.get(options.API_KEY) else Level.WARNING, "service", str(error)
-        )
-        return
-    yield Finding(Level.OK, "service", f"{service.url} accepts the API key, for the profiles {profiles}")
+    except click.ClickException as error:  # there are no credentials
+        text, _, remedy = error.message.partition(": ")
+        yield Finding(Level.WARNING, "service", text, remedy)
+    except client.ClientError as error:
+        yield _failure(Level.ERROR, error)
+    else:
+        yield Finding(Level.OK, "service", f"{service.url} accepts the API key, for the profiles {profiles}")
+
+
+def _failure(level: Level, error: client.ClientError) -> Finding:
+    """Return the finding of a request that failed."""
+    text = "; ".join(line.strip() for line in error.reason.splitlines())
+    remedy = _REMEDIES.get(error.remedy, error.remedy) or _DEFAULT_REMEDIES[error.exit_status]
+    return Finding(level, "service", text, remedy)
