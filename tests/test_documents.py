@@ -77,6 +77,7 @@ AWS = {
     'make deploy ZIP="--ca ca" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase CaDecryptKeyArn=ARN"',
     'make deploy ZIP="--ca ca" PROFILES=own.yaml OPENAPI="--oidc" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase"',
     'curl --aws-sigv4 aws:amz:eu-central-1:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \\\n    -H "x-amz-security-token: $AWS_SESSION_TOKEN" --data-binary @my.csr "$URL/sign.pem"',
+    "aws dynamodb update-table --table-name TABLE \\\n    --warm-throughput ReadUnitsPerSecond=12000,WriteUnitsPerSecond=8000",
 }
 # The part of jq that the pages use, for machines without it.
 JQ = """import json, sys
