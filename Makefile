@@ -71,8 +71,8 @@ docs: setup .venv/tox
 	.venv/bin/tox run -e docs
 	@echo "Documentation: build/site/index.html (with search: $(PYTHON) -m http.server -b 127.0.0.1 -d build/site)"
 
-# Measure all figures, also against cfssl and of the zip, into bench/figures.md and build/. BENCH=--short passes
-# options. Needs an otherwise idle machine.
+# Measure all figures into bench/figures.md, docs/explanation/plots and build/. BENCH="--base REV --rounds 10" passes
+# options (bench/README.md). Needs an otherwise idle machine.
 bench: setup .venv/tox
 	.venv/bin/tox exec -q -e bench -- python -m bench $(BENCH)
 

@@ -1,7 +1,7 @@
 """`make bench`: measure everything in one run.
 
-Print the figures, and write them to build/bench.json and build/figures.md. A full run also writes
-bench/figures.md.
+Print the figures, and write them to build/bench.json, build/figures.md and build/plots. A full run also
+writes bench/figures.md and docs/explanation/plots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from bench import acme, base, comparison, endpoints, lambda_zip, latency, load, source, workers
+from bench import acme, base, comparison, endpoints, lambda_zip, latency, load, plots, source, workers
 from bench.conditions import conditions
 from bench.load import BenchError, Refused
 from bench.report import Figures, report
@@ -27,12 +27,14 @@ from tests import install
 
 ROOT: Final = Path(__file__).parent.parent
 FIGURES: Final = ROOT / "bench" / "figures.md"
+PLOTS: Final = ROOT / "docs" / "explanation" / "plots"
 TOOLS: Final = [
     "cfssl=golang-cfssl",
     "pebble",
     "wrk",
     "openssl",
     "taskset=util-linux",
+    "git",
 ]  # with their Debian packages
 SECTIONS: Final = {  # name -> seconds that it takes besides its rounds, and seconds of a round
     "cfssl": (15, 65),
@@ -51,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, even if targets were missed; 1 if a measurement failed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "base" in (options.only or ()) and not options.base:
+        parser.error("--only base requires --base REV")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the servers too
     settings = SHORT if options.short else FULL
     settings = replace(
@@ -70,9 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "bench.json").write_text(json.dumps(asdict(figures), indent=1) + "\n")
-    is_complete = not (options.short or options.only or has_failed)
-    for path in [options.output_dir / FIGURES.name, *([FIGURES] if is_complete else [])]:
+    outputs = {options.output_dir / FIGURES.name: options.output_dir / PLOTS.name}
+    if not (options.short or options.only or has_failed):
+        outputs[FIGURES] = PLOTS
+    for path, plot_directory in outputs.items():
         path.write_text(text)
+        plots.write(figures, plot_directory)
     return int(has_failed)
 
 

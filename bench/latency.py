@@ -53,7 +53,7 @@ class Latency:
 
     Attributes:
         ca: the type of the CA's key.
-        next_to: the other load.
+        in_flight: the other requests; '' for none, at half of the saturating rate.
         rate: single requests per second.
         p50, p99: milliseconds.
         ratio: p99 divided by p50.
@@ -61,7 +61,7 @@ class Latency:
     """
 
     ca: str
-    next_to: str
+    in_flight: str
     rate: Spread
     p50: Spread
     p99: Spread
@@ -77,7 +77,7 @@ def compute(ca: str, samples: Sequence[Sample], in_flight: Sequence[str] = ()) -
     has_target = ca == contenders.KEY_TYPES[0]
     return Latency(
         ca,
-        " and ".join(in_flight) or "nothing",
+        " and ".join(in_flight),
         Spread.of([sample.rate for sample in samples]),
         Spread.of(p50),
         Spread.of(p99),
@@ -111,7 +111,8 @@ def compare(directory: Path, settings: Settings) -> list[Latency]:
             for number in range(settings.rounds):
                 busy.append(retries.run(measure, server, rate, seconds, others))
                 if ca == contenders.KEY_TYPES[0]:
-                    idle.append(retries.run(measure, server, _saturating_rate(server, settings) / 2, seconds))
+                    saturating_rate = retries.run(_saturating_rate, server, settings)
+                    idle.append(retries.run(measure, server, saturating_rate / 2, seconds))
                 sys.stderr.write(f"latency, {ca} CA: round {number + 1} of {settings.rounds}\n")
         rows += [compute(ca, busy, names), *([compute(ca, idle)] if idle else [])]
     return rows

@@ -16,7 +16,7 @@ from bench.results import Comparison, Cost, Served, Share, Spread
 from bench.workers import Scaling
 
 _COLUMNS: Final = ("CA", "connections", "endpoint")
-_PACKAGES: Final = 10  # whose imports are listed
+PACKAGES: Final = 10  # whose imports are listed
 
 
 @dataclass
@@ -87,10 +87,10 @@ def _rates(row: Served) -> list[str]:
         row.ca,
         str(row.connections),
         row.name,
-        _spread(row.rate, 0),
-        _spread(row.ratio) if row.ratio else "1",
+        format_spread(row.rate, 0),
+        format_spread(row.ratio) if row.ratio else "1",
         str(row.target or ""),
-        _spread(row.cpu_ratio) if row.cpu_ratio else "1",
+        format_spread(row.cpu_ratio) if row.cpu_ratio else "1",
     ]
 
 
@@ -108,13 +108,13 @@ def _resources(row: Served) -> list[str]:
 
 def _costs(costs: Sequence[Cost]) -> Iterator[list[str]]:
     for name in dict.fromkeys(cost.name for cost in costs):
-        yield [name, *(_spread(cost.microseconds, 1) for cost in costs if cost.name == name)]
+        yield [name, *(format_spread(cost.microseconds, 1) for cost in costs if cost.name == name)]
 
 
 def _shares(shares: Sequence[Share]) -> Iterator[list[str]]:
     yield [
         "batch over HTTP, x `authority.issue`",
-        *(f"{_spread(share.ratio)}, {share.target}" for share in shares),
+        *(f"{format_spread(share.ratio)}, {share.target}" for share in shares),
     ]
 
 
@@ -125,10 +125,10 @@ def _base(rows: Sequence[AgainstBase]) -> Iterator[str]:
         (
             [
                 row.name,
-                *(_spread(rate, 0) for rate in row.rates),
-                _spread(row.ratio),
+                *(format_spread(rate, 0) for rate in row.rates),
+                format_spread(row.ratio),
                 str(row.target),
-                _spread(row.cpu_ratio),
+                format_spread(row.cpu_ratio),
             ]
             for row in rows
         ),
@@ -144,12 +144,12 @@ def _latency(rows: Sequence[Latency]) -> Iterator[str]:
 def _latencies(row: Latency) -> list[str]:
     return [
         row.ca,
-        row.next_to,
-        _spread(row.rate, 0),
-        _spread(row.p50, 1),
-        _spread(row.p99, 1),
+        row.in_flight or "nothing; at half of the saturating rate",
+        format_spread(row.rate, 0),
+        format_spread(row.p50, 1),
+        format_spread(row.p99, 1),
         str(row.p99_target or ""),
-        _spread(row.ratio),
+        format_spread(row.ratio),
         str(row.ratio_target or ""),
     ]
 
@@ -160,7 +160,12 @@ def _workers(rows: Sequence[Scaling]) -> Iterator[str]:
     yield _table(
         header,
         (
-            [row.name, *(_spread(rate, 0) for rate in row.rates), _spread(row.ratio), str(row.target or "")]
+            [
+                row.name,
+                *(format_spread(rate, 0) for rate in row.rates),
+                format_spread(row.ratio),
+                str(row.target or ""),
+            ]
             for row in rows
         ),
     )
@@ -174,41 +179,49 @@ def _acme(figures: Sequence[AcmeFigures]) -> Iterator[str]:
 
 def _issuances(figures: AcmeFigures) -> Iterator[list[str]]:
     columns = zip(figures.requests, figures.waited, figures.cpu, strict=True)
-    certlet, pebble = ([f"{number:g}", f"{ms:.1f}", _spread(cpu, 0)] for number, ms, cpu in columns)
+    certlet, pebble = ([f"{number:g}", f"{ms:.1f}", format_spread(cpu, 0)] for number, ms, cpu in columns)
     yield ["rsa-2048", "pebble", *pebble, "1", ""]
-    yield [figures.ca, "Certlet", *certlet, _spread(figures.ratio), str(figures.target)]
+    yield [figures.ca, "Certlet", *certlet, format_spread(figures.ratio), str(figures.target)]
 
 
 def _zip(figures: ZipFigures) -> Iterator[str]:
     yield "## The Lambda zip"
     rows = [
         ["size, MB", f"{figures.megabytes:.1f}", str(figures.megabytes_target)],
-        ["warm handler, without text, x `authority.issue`", _spread(figures.warm), str(figures.warm_target)],
+        [
+            "warm handler, without text, x `authority.issue`",
+            format_spread(figures.warm),
+            str(figures.warm_target),
+        ],
     ]
     for cold in figures.cold_starts:
         name = f"python{cold.python}: cold start, to the first signed certificate"
-        rows.append([f"{name}, ms", _spread(cold.milliseconds, 0), ""])
-        rows.append([f"{name}, x a minimal handler", _spread(cold.ratio), str(cold.target)])
+        rows.append([f"{name}, ms", format_spread(cold.milliseconds, 0), ""])
+        rows.append([f"{name}, x a minimal handler", format_spread(cold.ratio), str(cold.target)])
         if cold.base_ratio:
-            rows.append([f"{name}, x base", _spread(cold.base_ratio), str(cold.base_target)])
+            rows.append([f"{name}, x base", format_spread(cold.base_ratio), str(cold.base_target)])
         memory = f"{cold.resident:.0f}", str(cold.resident_target)
         rows.append([f"python{cold.python}: memory at the first response, MB", *memory])
     yield _table(["figure", "measured", "target"], rows)
     for version in figures.missing:
         yield f"python{version} is not on this machine."
-    yield f"Imports of the handler, ms of each package's own modules; the {_PACKAGES} that take longest:"
+    yield f"Imports of the handler, ms of each package's own modules; the {PACKAGES} that take longest:"
     yield _table(
         ["package", *(f"python{item.python}" for item in figures.imports)], _imports(figures.imports)
     )
 
 
 def _imports(versions: Sequence[Imports]) -> Iterator[list[str]]:
-    for name in imports.longest(versions, _PACKAGES):
-        yield [name, *(_spread(item.packages[name], 1) if name in item.packages else "" for item in versions)]
-    yield ["all", *(_spread(item.total, 1) for item in versions)]
+    for name in imports.longest(versions, PACKAGES):
+        yield [
+            name,
+            *(format_spread(item.packages[name], 1) if name in item.packages else "" for item in versions),
+        ]
+    yield ["all", *(format_spread(item.total, 1) for item in versions)]
 
 
-def _spread(spread: Spread, digits: int = 2) -> str:
+def format_spread(spread: Spread, digits: int = 2) -> str:
+    """Format the median, and the lowest and the highest value in brackets."""
     least, most = f"{spread.least:.{digits}f}", f"{spread.most:.{digits}f}"
     return f"{spread.median:.{digits}f} ({least} to {most})"
 

@@ -42,16 +42,25 @@ def test_partial_run_leaves_the_committed_figures_unchanged(
 ) -> None:
     """A run with --only or --short writes only to the output folder; a complete one writes both."""
     monkeypatch.setattr(command, "FIGURES", tmp_path / "figures.md")
+    monkeypatch.setattr(command, "PLOTS", tmp_path / "plots")
     monkeypatch.setattr(command, "SECTIONS", {"acme": (0, 0)})
     monkeypatch.setattr(acme, "compare", lambda _settings: [])
     for arguments in (["--only", "acme"], ["--short"]):
         assert command.main([*arguments, "--output-dir", str(tmp_path / "out")]) == 0
         assert not command.FIGURES.exists()
+        assert not command.PLOTS.exists()
     assert command.main(["--output-dir", str(tmp_path / "out")]) == 0
     assert command.FIGURES.read_text() == (tmp_path / "out" / "figures.md").read_text()
+    assert command.PLOTS.is_dir()
 
 
 def test_unknown_base_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command.main(["--base", "unknown", "--output-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("bench: --base: unknown is not a commit: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_section_of_the_base_requires_a_base(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--only", "base"])
+    assert "--only base requires --base REV" in capsys.readouterr().err
