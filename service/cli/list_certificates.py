@@ -8,22 +8,31 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import click
 
 from service import ocsp_responders
 from service.cli import options
 from service.cli.input_files import DIRECTORY, FILE
-from service.cli.terminal import Command, CommandError, echo_lines, format_table, is_json, json_option, warn
+from service.cli.terminal import (
+    Command,
+    CommandError,
+    echo_lines,
+    format_table,
+    is_json,
+    json_option,
+    note,
+    warn,
+)
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
-from service.keystore import revocation_file
+from service.keystore import ca_directory, revocation_file
 from service.ledger import open_ledger
-from service.pki import encoding
+from service.pki import encoding, serial
 from service.pki.errors import escape_controls
 from service.pki.profile import parse_duration
 from service.settings import AUDIT_LOG, LEDGER, LEDGER_TABLE
@@ -87,7 +96,8 @@ def list_certificates(
 
     They are read from the audit log. FILE is an audit log, plain or compressed by gzip; - is stdin. Default:
     the file of $CERTLET_AUDIT_LOG. The list is sorted by the end of the certificates. Times are UTC. The
-    ledger of $CERTLET_LEDGER or $CERTLET_LEDGER_TABLE says which are revoked, too.
+    ledger of $CERTLET_LEDGER or $CERTLET_LEDGER_TABLE says which are revoked, too. The status of certificates
+    that the CA in --ca did not issue is unknown.
 
     Exit status: 0 on success; 6 with --exit-code if a certificate is listed; 1 if an audit log cannot be
     read.
@@ -101,40 +111,62 @@ def list_certificates(
     if not paths and not log_group:
         raise click.UsageError(f"no audit log: pass FILE, - for stdin or --log-group, or set ${AUDIT_LOG}")
     now = datetime.now(UTC)
-    revoked_serial_numbers = _load_revoked(ca, required=revoked)
+    known = _load_revoked(ca, required=revoked)
+    hints: set[str] = set()
     with closing(Inventory(now, _create_filter(name, profile))) as inventory:
-        if log_group:
-            client = cloudwatch_logs.create_client()
-            _warn_of_damage(
-                inventory.add_lines(cloudwatch_logs.read_lines(log_group, now, client, time.sleep)), log_group
-            )
-        for path in () if log_group else paths:
-            _read_file(inventory, path)
+        _read_logs(inventory, paths, log_group, now)
 
         def select() -> Iterator[tuple[Certificate, Status]]:
-            for certificate, status in inventory.certificates(revoked_serial_numbers):
+            for certificate, status in inventory.certificates(known.serial_numbers, known.covers):
                 if (
                     principal in (None, certificate.principal)
                     and (not revoked or status is Status.REVOKED)
                     and (expires_in is None or _is_due(certificate, status, now + expires_in))
                 ):
+                    if status is Status.UNKNOWN:
+                        hints.add(known.hint)
                     yield certificate, status
 
         format_lines = _format_json if is_json() else _format_csv if as_csv else _format_table
         echo_lines(format_lines(select))
+        for text in hints:
+            note(text)
         return _MATCHED if exit_code and any(select()) else 0
 
 
-def _load_revoked(ca: Path | None, *, required: bool) -> Mapping[int, object]:
-    """Load the revoked certificates, of the ledger too; none if there is no CA in the default directory."""
+class _Revoked(NamedTuple):
+    """The revoked certificates.
+
+    Attributes:
+        serial_numbers: their serial numbers.
+        covers: whether a certificate with this serial number would be among them.
+        hint: what to do about the others.
+    """
+
+    serial_numbers: Collection[int]
+    covers: Callable[[int], bool]
+    hint: str
+
+
+def _load_revoked(ca: Path | None, *, required: bool) -> _Revoked:
+    """Load the revoked certificates of the CA, if there is one in the default directory, and the ledger."""
     path = Path(os.environ[LEDGER]) if os.environ.get(LEDGER) else None
     if path and not path.is_file():  # it would be created
         raise CommandError(f"${LEDGER}: {path} does not exist")
     ledger = open_ledger(path, os.environ.get(LEDGER_TABLE, ""), lambda: datetime.now(UTC))
     recorded = ledger.load_revoked() if ledger else {}
     if ca is None and not required and not options.DEFAULT_CA.exists():
-        return recorded
-    return {**recorded, **revocation_file.load_revoked(options.require_ca(ca or options.DEFAULT_CA))}
+        hint = "without the directory of the CA, the status of certificates is unknown: pass it as --ca"
+        return _Revoked(recorded, lambda _: ledger is not None, hint)
+    ca = options.require_ca(ca or options.DEFAULT_CA)
+    numbers = ca_directory.load_serial_numbers(ca)
+    has_issued_others = not numbers or not all(item.all_tagged for item in numbers)
+
+    def covers(serial_number: int) -> bool:
+        return has_issued_others or serial.recognize(serial_number, numbers) is not None
+
+    hint = f"the CA in {ca} did not issue the certificates with the status unknown: pass their CA as --ca"
+    return _Revoked({*recorded, *revocation_file.load_revoked(ca)}, covers, hint)
 
 
 def _create_filter(pattern: str | None, profile: str | None) -> Callable[[Certificate], bool]:
@@ -155,7 +187,18 @@ def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
     """Whether someone has to renew a certificate; the service renews its OCSP responders itself."""
     if certificate.principal == ocsp_responders.PRINCIPAL:
         return False
-    return certificate.not_after <= until and status in (Status.VALID, Status.UNCONFIRMED)
+    return certificate.not_after <= until and status not in (Status.REVOKED, Status.REPLACED)
+
+
+def _read_logs(inventory: Inventory, paths: Sequence[Path], log_group: str | None, now: datetime) -> None:
+    """Read a log group, or files."""
+    if log_group:
+        client = cloudwatch_logs.create_client()
+        counts = inventory.add_lines(cloudwatch_logs.read_lines(log_group, now, client, time.sleep))
+        _warn_of_damage(counts, log_group)
+        return
+    for path in paths:
+        _read_file(inventory, path)
 
 
 def _read_file(inventory: Inventory, path: Path) -> None:

@@ -71,8 +71,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     ca_end, now = min(authority.not_valid_after_utc for authority in (signing, *above)), datetime.now(UTC)
     if now > ca_end:  # it cannot sign a CRL
         raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
-    serial_keys = ca_directory.load_serial_keys(ca)
-    numbers = serial.for_issuers(serial_keys, issuers[0], issuers[1:]) if serial_keys else ()
+    numbers = ca_directory.load_serial_numbers(ca)
     end, note = _find_end(ca, number, numbers, is_issued=revoked is not None)
     for label, text in () if is_json() else _describe(number, revoked, end, audit_log):
         echo(f"{label:<9} {text}")

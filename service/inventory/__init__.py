@@ -83,6 +83,7 @@ class Status(StrEnum):
     REVOKED = "revoked"
     REPLACED = "replaced"
     UNCONFIRMED = "unconfirmed"
+    UNKNOWN = "unknown"
     VALID = "valid"
 
 
@@ -231,7 +232,9 @@ class Inventory:
         self._database.executemany(_ADD, map(_to_row, _skip_intents(parse_certificates())))
         return LineCounts(total, damaged, first_damaged)
 
-    def certificates(self, revoked: Iterable[int] = ()) -> Iterator[tuple[Certificate, Status]]:
+    def certificates(
+        self, revoked: Iterable[int] = (), is_covered: Callable[[int], bool] = lambda _: True
+    ) -> Iterator[tuple[Certificate, Status]]:
         """Yield each certificate with its status, by the end of the certificates.
 
         A certificate is replaced if a later result for the same profile, names, common name and principal
@@ -240,6 +243,7 @@ class Inventory:
 
         Args:
             revoked: the serial numbers of the revoked certificates.
+            is_covered: whether `revoked` would have a serial number; otherwise the status is unknown.
 
         Raises:
             InventoryError: a temporary file cannot be written.
@@ -248,7 +252,10 @@ class Inventory:
             serial_numbers = ((_to_octets(number),) for number in revoked)
             self._database.executemany("INSERT OR IGNORE INTO revoked VALUES (?)", serial_numbers)
             for row in self._database.execute(_LIST):
-                yield _parse_row(row)
+                certificate, status = _parse_row(row)
+                if status is Status.VALID and not is_covered(certificate.serial_number):
+                    status = Status.UNKNOWN
+                yield certificate, status
 
 
 def _skip_intents(certificates: Iterable[Certificate]) -> Iterator[Certificate]:

@@ -23,7 +23,7 @@ from service.pki.ca_status import CAStatus
 from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
-from service.pki.serial import SerialKeys
+from service.pki.serial import SerialKeys, SerialNumbers
 from service.settings import CA_PASSPHRASE, KeySource, parse_key_location, parse_public_url
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
@@ -156,6 +156,18 @@ def load_serial_keys(directory: Path) -> SerialKeys | None:
         CAError: the file is unreadable or malformed.
     """
     return _load_optional(directory / SERIAL_KEY, SerialKeys.parse)
+
+
+def load_serial_numbers(directory: Path) -> tuple[SerialNumbers, ...]:
+    """Load the serial numbers of a CA and of its predecessors; none if there are no keys.
+
+    Raises:
+        CAError: a file is unreadable or malformed.
+    """
+    serial_keys = load_serial_keys(directory)
+    if serial_keys is None:
+        return ()
+    return serial.for_issuers(serial_keys, load_chain(directory)[0], load_predecessors(directory))
 
 
 def resolve_status_url(directory: Path, configured: str, public_url: str) -> str:

@@ -223,7 +223,7 @@ def test_exit_code_says_whether_a_certificate_is_listed(directory: Path) -> None
 
 
 def test_revoked_certificates_are_marked(directory: Path, tmp_path: Path) -> None:
-    """`--revoked` lists them; they do not expire. Without a CA in ca/, none is revoked."""
+    """`--revoked` lists them; they do not expire."""
     (tmp_path / "ca").mkdir()
     for file in Path("ca").iterdir():
         (tmp_path / "ca" / file.name).write_bytes(file.read_bytes())
@@ -234,6 +234,35 @@ def test_revoked_certificates_are_marked(directory: Path, tmp_path: Path) -> Non
     assert rows("audit.log", "--revoked", *ca) == [due | {"status": "revoked"}]
     assert [row["status"] for row in rows("audit.log", *ca)].count("revoked") == 1
     assert rows("audit.log", "--revoked") == []
+
+
+@pytest.mark.parametrize("other", ["ca", "none"])
+def test_status_is_unknown_without_the_list_of_the_ca(directory: Path, tmp_path: Path, other: str) -> None:
+    """With another CA in ca/, or with none; a certificate that may be revoked is still listed as due."""
+    assert certlet("init", other, cwd=tmp_path).returncode == 0
+    ca, log = ("--ca", directory / "ca"), directory / "audit.log"
+    hint = "the CA in ca did not issue the certificates with the status unknown: pass their CA as --ca"
+    if other == "none":
+        hint = "without the directory of the CA, the status of certificates is unknown: pass it as --ca"
+    run = certlet("list", log, "--json", cwd=tmp_path)
+    assert (run.returncode, run.stderr.decode()) == (0, f"note: {hint}\n")
+    listed, known = [json.loads(line) for line in run.stdout.splitlines()], rows(log, *ca)
+    assert [row["status"] for row in known] == ["replaced", "valid", "valid", "valid"]
+    assert [row["status"] for row in listed] == ["replaced", "unknown", "unknown", "unknown"]
+    assert [row | {"status": ""} for row in listed] == [row | {"status": ""} for row in known]
+    due = ("list", log, "--expires-in", "84h", "--exit-code")
+    assert certlet(*due, cwd=tmp_path).returncode == certlet(*due, *ca).returncode == 6
+    assert certlet("list", log, "--name", "a*", "--expires-in", "84h", cwd=tmp_path).stderr == b""
+    SqliteLedger(tmp_path / "ledger.db", lambda: NOW).close()
+    with_ledger = certlet(*due, cwd=tmp_path, env={"CERTLET_LEDGER": "ledger.db"})
+    assert (b"unknown" in with_ledger.stdout) == (other == "ca")
+    (directory / "ca" / "serial.key").rename(
+        tmp_path / "serial.key"
+    )  # such a CA cannot know its certificates
+    try:
+        assert rows(log, *ca) == known
+    finally:
+        (tmp_path / "serial.key").rename(directory / "ca" / "serial.key")
 
 
 def test_certificates_revoked_in_the_ledger_are_marked(
@@ -256,7 +285,7 @@ def test_certificates_revoked_in_the_ledger_are_marked(
 def test_revocation_list_must_be_readable(tmp_path: Path) -> None:
     """With --revoked or --ca, a CA is required; a malformed list is an error in any case."""
     (tmp_path / "log").write_bytes(record(not_after="2999-01-01T00:00:00Z"))
-    assert len(rows("log")) == 1
+    assert certlet("list", "log").stdout.count(b"unknown") == 1
     for arguments in (["--revoked"], ["--ca", "elsewhere"]):
         run = certlet("list", "log", *arguments)
         assert (run.returncode, run.stdout) == (1, b"")
@@ -287,7 +316,7 @@ def hostile_list(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess
 def test_text_of_the_log_is_escaped(tmp_path: Path, arguments: list[str]) -> None:
     """No control character reaches the terminal, and no line is forged."""
     run = hostile_list(tmp_path, *arguments)
-    assert (run.returncode, run.stderr) == (0, b"")
+    assert (run.returncode, run.stderr.count(b"\n")) == (0, 1)  # the note on the status
     text = run.stdout.decode()
     assert len(text.splitlines()) == (1 if arguments == ["--json"] else 2)
     assert all(line.isprintable() for line in text.splitlines())
