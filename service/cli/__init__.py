@@ -127,6 +127,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> Non
 
 @click.group(
     cls=Group,
+    uses_service=True,
     commands=[_Command(name, short_help=text) for name, (_, text) in _COMMANDS.items()],
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},

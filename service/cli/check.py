@@ -46,8 +46,8 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     If there is a CA, its chain, its keys of serial numbers, those of the CAs before it, its OCSP, the URLs in
     certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
-    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not. With
-    --token: 0 if a rule accepts the token; 1 if none does.
+    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings, or if a rule accepts the
+    token; 1 if not; 2 if the arguments are invalid; 4 without permission.
     """
     logging.getLogger("service.oidc").addHandler(logging.NullHandler())  # the output has the same problems
     if token:

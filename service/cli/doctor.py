@@ -68,7 +68,7 @@ def doctor(*, ca: Path, service: client.Service, credentials: Callable[[], clien
     API key. Each finding has a remedy.
 
     Exit status: 0 if there is no error, even with warnings; 1 if there is one; 2 if the arguments are
-    invalid.
+    invalid; 4 if the file of --token-file cannot be read.
     """
     findings = [*_machine(), *_ca(ca, datetime.now(UTC)), *_service(service, credentials)]
     for finding in findings:

@@ -99,8 +99,8 @@ def list_certificates(
     ledger of $CERTLET_LEDGER or $CERTLET_LEDGER_TABLE says which are revoked, too. The status of certificates
     that the CA in --ca did not issue is unknown.
 
-    Exit status: 0 on success; 6 with --exit-code if a certificate is listed; 1 if an audit log cannot be
-    read.
+    Exit status: 0 on success; 1 if an audit log or a list cannot be read; 2 if the arguments are invalid; 4
+    without permission; 6 with --exit-code if a certificate is listed.
     """
     options.forbid_together("--expires-in", "--revoked")
     if is_json() and as_csv:

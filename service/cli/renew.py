@@ -102,9 +102,9 @@ def renew(
     A failure is reported, leaves that certificate unchanged, and does not stop the others. With --daemon, it
     is tried again after a minute, then after twice that time, up to an hour.
 
-    Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. If
-    all failures are alike: 3 if a later attempt may succeed; 4 without permission; 5 if the service cannot be
-    reached.
+    Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed; 2 if
+    the arguments are invalid. If all failures are alike: 3 if a later attempt may succeed; 4 without
+    permission; 5 if the service cannot be reached.
     """
     hardening.disable_core_dumps_and_ptrace()
     options.forbid_together("--dry-run", "--daemon")

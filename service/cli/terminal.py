@@ -58,13 +58,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of such commands; the arguments are those of `Command`."""
 
     command_class = Command
 
-    def __init__(self, name: str | None, **attributes: Any) -> None:  # noqa: ANN401 - click's
+    def __init__(self, name: str | None, *, uses_service: bool = False, **attributes: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(name, **attributes)
-        _add_exit_statuses(self, _SERVICE_STATUSES)
+        _add_exit_statuses(self, _SERVICE_STATUSES if uses_service else _STATUSES)
 
 
 def _add_exit_statuses(command: click.Command, statuses: str) -> None:

@@ -63,14 +63,16 @@ def parse_fingerprint(text: str) -> str:
 )
 @json_option
 @options.url_option
-def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
+@options.context_option("Use the service of this context of certlet login.")
+def trust(*, ca: Path | None, sha256: str | None, url: str | None, context: str | None) -> None:
     """Print the commands that add the root to trust stores.
 
     They are for Debian, Fedora, macOS, Windows, Java, Node.js, Python and curl.
     """
-    service = options.find_context(url).service
-    url = service.url
-    root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else fetch_root(service)
+    options.forbid_together("--ca", "--url", "--context")
+    stored = options.find_context(url, context)
+    root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else fetch_root(stored.service)
+    is_verified = bool(ca or sha256) or encoding.encode_pem([root]) == stored.root_pem
     digest = encoding.fingerprint(root)
     if sha256 not in (None, digest):
         raise CommandError(f"the root has another fingerprint: {digest}")
@@ -78,7 +80,7 @@ def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
         facts = {
             "subject": root.subject.rfc4514_string(),
             "fingerprint_sha256": digest,
-            "verified": bool(ca or sha256),
+            "verified": is_verified,
         }
         end = encoding.format_timestamp(root.not_valid_after_utc)
         report(facts | {"not_after": end, "root_pem": encoding.encode_pem([root])})
@@ -87,18 +89,18 @@ def trust(*, ca: Path | None, sha256: str | None, url: str | None) -> None:
     echo(f"Root      {root.subject.rfc4514_string()}")
     echo(f"Not after {encoding.format_timestamp(root.not_valid_after_utc)}")
     echo(f"SHA-256   {digest}")
-    if not (ca or sha256):
+    if not is_verified:
         echo("Warning   unverified: this fingerprint comes from the server; ask the CA administrator")
     echo("Download the root, and compare its fingerprint")
-    if ca or sha256:  # the root is verified, but a later download would not be
+    if is_verified:  # the root is verified, but a later download would not be
         first, *lines, last = encoding.encode_pem([root]).splitlines()
         echo(f"  printf '%s\\n' > {name}.crt '{first}' \\")
         for line in lines:
             echo(f"    {line} \\")
         echo(f"    '{last}'")
     else:
-        insecurely = " --insecure" if url.startswith("https") else ""
-        source = shlex.quote(url.rstrip("/") + "/root.crt")
+        insecurely = " --insecure" if stored.url.startswith("https") else ""
+        source = shlex.quote(stored.url.rstrip("/") + "/root.crt")
         echo(f"  curl -sSf{insecurely} {source} | openssl x509 -inform der -out {name}.crt")
     echo(f"  openssl x509 -in {name}.crt -noout -fingerprint -sha256")
     for system, command in _COMMANDS:

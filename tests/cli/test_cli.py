@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import pty
 import re
@@ -18,10 +19,12 @@ import click
 import pytest
 
 from deploy import reference
+from service import cli
 from service.exit_status import ExitStatus
 from tests import servers
 from tests.cli import certlet, read_to_end
 
+CLI: Final = Path(cli.__file__).parent
 NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
 
 
@@ -214,12 +217,26 @@ def test_output_has_no_escape_sequences(tmp_path: Path) -> None:
     assert b"\x1b" not in output
 
 
-def test_every_command_names_its_exit_statuses() -> None:
-    """Its help says what each status means, and that of the program refers to the table."""
-    for name, context in reference.commands():
+def test_help_of_every_command_is_complete() -> None:
+    """It has a line with the purpose, an example, and what each exit status means."""
+    contexts = dict(reference.commands())
+    modules = [importlib.import_module(f"service.cli.{path.stem}") for path in CLI.glob("[!_]*.py")]
+    defined = {
+        value for module in modules for value in vars(module).values() if isinstance(value, click.Command)
+    }
+    assert {context.command for context in contexts.values()} == {cli.certlet, *defined}
+    assert len(defined) > len(cli.certlet.commands)  # subcommands, too
+    for name, context in contexts.items():
+        purpose, *_ = str(context.command.help).splitlines()
+        assert re.fullmatch(r"[A-Z][^.]{10,80}\.", purpose), name
+        stub = cli.certlet.commands.get(name.removeprefix("certlet "))
+        assert stub is None or stub.short_help == purpose, name
         text = context.command.get_help(context)
-        assert re.search(r"\bExit status: ", " ".join(text.split())), name
-        assert re.search(r"^  Examples?: ", text, re.MULTILINE), name
+        _, _, statuses = " ".join(text.split()).partition(" Exit status: ")
+        assert re.match(r"0 .+; 1 .+; 2 .+", statuses), name
+        example = re.search(r"^  Examples?:\s+(certlet [a-z-]+.*)", text, re.MULTILINE)
+        assert example, name
+        assert name == "certlet" or f"{example[1]} ".startswith(f"{name} "), name
     assert [status.name for status in ExitStatus] == [
         "DONE", "REFUSED", "USAGE", "TRY_LATER", "NOT_PERMITTED", "UNREACHABLE"
     ]  # fmt: skip
