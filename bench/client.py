@@ -88,26 +88,29 @@ def is_alike(size: int, first: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def in_flight(*calls: Call) -> AsyncIterator[None]:
-    """Keep one call of each in flight during the block.
+    """Keep one call of each in flight during the block, and until one call of each has ended.
 
     Raises:
-        BenchError: as the calls; or not one call of each ended during the block.
+        BenchError: a call did.
     """
-    counts = [0] * len(calls)
+    ended = [asyncio.Event() for _ in calls]
 
-    async def repeat_call(index: int) -> None:
-        while True:
-            await calls[index]()
-            counts[index] += 1
+    async def repeat_call(call: Call, event: asyncio.Event) -> None:
+        try:
+            while True:
+                await call()
+                event.set()
+        finally:
+            event.set()
 
     async with _tasks() as tasks:
-        tasks += [asyncio.create_task(repeat_call(index)) for index in range(len(calls))]
+        tasks += [asyncio.create_task(repeat_call(*item)) for item in zip(calls, ended, strict=True)]
         yield
+        for event in ended:
+            await event.wait()
         for task in tasks:
             if task.done():
                 task.result()
-        if not all(counts):
-            raise BenchError(f"of the calls in flight, {counts} ended")
 
 
 async def pace(call: Call, rate: float, seconds: float) -> list[float]:
