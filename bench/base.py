@@ -12,12 +12,11 @@ from bench import contenders, endpoints, results
 from bench.contenders import Server
 from bench.endpoints import Endpoint
 from bench.load import Load, Retries
-from bench.results import Spread, Target
+from bench.results import CONNECTIONS, Spread, Target
 from bench.settings import Settings
 from bench.source import PRESENT, Source
 
 KEY_TYPE: Final = "p-256"
-CONNECTIONS: Final = 8
 MIN_RATIO: Final = 1.15  # to the base's rate
 
 

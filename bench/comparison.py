@@ -41,17 +41,17 @@ def compare(directory: Path, settings: Settings) -> Comparison:
             differences = differences or bad_requests.differences(certlet, cfssl)
             for server, endpoint in ((certlet, endpoints.sign), (cfssl, endpoints.cfssl_sign)):
                 contenders.measure(server, endpoint(endpoints.requests()), 1, _WARM_UP)
-            pairs: dict[int, list[list[Pair]]] = {connections: [] for connections in CONNECTIONS}
+            pairs: dict[int, list[list[Pair]]] = {connections: [] for connections in settings.connections}
             baseline_rounds: list[list[Baseline]] = []
             for number in range(settings.rounds):
-                for connections in CONNECTIONS:
+                for connections in settings.connections:
                     pairs[connections].append(_measure_pairs(certlet, cfssl, connections, settings, retries))
                 baseline_rounds.append(baselines.measure(ca, key_type, settings.baseline_seconds))
                 sys.stderr.write(f"{key_type} CA: round {number + 1} of {settings.rounds}\n")
-            for connections in CONNECTIONS:
+            for connections in settings.connections:
                 served += results.served(key_type, connections, pairs[connections])
             costs += results.costs(key_type, baseline_rounds)
-            batches = [round_[-1] for round_ in pairs[CONNECTIONS[-1]]]
+            batches = [round_[-1] for round_ in pairs[CONNECTIONS]]
             shares.append(results.share(key_type, batches, baseline_rounds))
     return Comparison(
         served=tuple(served),

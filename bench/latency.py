@@ -18,11 +18,10 @@ from bench.client import Client
 from bench.contenders import Server
 from bench.endpoints import Endpoint
 from bench.load import Retries
-from bench.results import Spread, Target
+from bench.results import CONNECTIONS, Spread, Target
 from bench.settings import Settings
 
 WORKERS: Final = 2
-CONNECTIONS: Final = 8  # for the saturating rate
 RATES: Final = {"p-256": 100, "rsa-4096": 20}
 """CA's key type -> requests per second next to those in flight."""
 

@@ -27,7 +27,7 @@ def write(figures: Figures, directory: Path) -> None:
 
 def _plots(figures: Figures) -> Iterator[tuple[str, str]]:
     if figures.comparison:
-        served = [row for row in figures.comparison.served if row.connections == CONNECTIONS[-1]]
+        served = [row for row in figures.comparison.served if row.connections == CONNECTIONS]
         ratios = {f"{row.name}, {row.ca} CA": row.ratio for row in served if row.ratio}
         yield (
             "rates",

@@ -13,9 +13,9 @@ from bench.endpoints import Endpoint
 from bench.load import Load
 
 CFSSL: Final = "cfssl"
-CONNECTIONS: Final = (1, 8)
+CONNECTIONS: Final = 8  # concurrent requests, for targets
 MAX_BATCH_RATIO: Final = 1.3  # of a batch over HTTP to `authority.issue` in a loop
-MIN_RATIOS: Final = {  # to cfssl's rate, at the highest number of connections
+MIN_RATIOS: Final = {  # to cfssl's rate, with these connections
     ("/sign", "p-256"): 0.25,
     ("/sign", "rsa-2048"): 1.0,
     ("/sign/batch", "p-256"): 1.0,
@@ -185,7 +185,7 @@ def served(ca: str, connections: int, rounds: Sequence[Sequence[Pair]]) -> list[
         cpu_ratio = Spread.ratio(
             [cpu_cost(load) for load in cfssl], [cpu_cost(load, endpoint.batch) for load in certlet]
         )
-        bound = MIN_RATIOS.get((endpoint.path, ca)) if connections == CONNECTIONS[-1] else None
+        bound = MIN_RATIOS.get((endpoint.path, ca)) if connections == CONNECTIONS else None
         target = None if bound is None else Target.minimum(bound, ratio.median)
         row = _served(ca, connections, endpoint.name, endpoint.batch, certlet)
         rows.append(replace(row, ratio=ratio, target=target, cpu_ratio=cpu_ratio))

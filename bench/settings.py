@@ -15,6 +15,7 @@ class Settings:
 
     Attributes:
         rounds: how many rounds.
+        connections: the numbers of concurrent requests; those with `results.CONNECTIONS` have targets.
         seconds: duration of each measurement under load.
         baseline_seconds: minimum duration of each baseline's measurement.
         batch: certificates in a batch.
@@ -28,6 +29,7 @@ class Settings:
     """
 
     rounds: int
+    connections: tuple[int, ...]
     seconds: int
     baseline_seconds: float
     batch: int
@@ -42,6 +44,7 @@ class Settings:
 
 FULL: Final = Settings(
     rounds=7,
+    connections=(1, 8),
     seconds=2,
     baseline_seconds=0.3,
     batch=endpoints.BATCH,
@@ -56,6 +59,7 @@ FULL: Final = Settings(
 # Small batches: on a slow machine, eight of them at once must not occupy the worker for a second.
 SHORT: Final = Settings(
     rounds=1,
+    connections=(8,),
     seconds=1,
     baseline_seconds=0.05,
     batch=20,
