@@ -84,7 +84,7 @@ def parse_host(text: str) -> str:
         return _parse_dns_name(text)
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_listener(text: str) -> tuple[str, int]:
     """Parse `[ADDRESS:]PORT` to address and port; 127.0.0.1 if there is no address.
 
     Raises:

@@ -1,13 +1,15 @@
-"""The CSR that `certlet serve` suggests: one that this CA grants, by the evaluation of requests itself."""
+"""The commands that `certlet serve` suggests: the CA grants their CSR, as the evaluation of requests says."""
 
 from __future__ import annotations
 
 import ipaddress
 import itertools
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final, NamedTuple, cast
@@ -19,6 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from service.cli.first_start import DEFAULT_KEY
+from service.cli.options import API_KEY, KEY_FILE
+from service.gateway import api_keys
 from service.keystore import ca_directory
 from service.pki import csr, evaluation
 from service.pki.certificate_reader import extension_value
@@ -65,6 +70,34 @@ class SampleRequest(NamedTuple):
     profile: str
     key_options: str
     name_options: str
+
+
+def suggest(directory: Path, policy: IssuancePolicy, new_key: str, curl: str, url: str) -> Iterator[str]:
+    """Yield commands that get a certificate; if none is found that does, one that lists the profiles.
+
+    Args:
+        directory: the CA's directory.
+        policy: the policy of the CA.
+        new_key: the API key that the start created; '' if it created none.
+        curl: the command for curl, with a space at its end.
+        url: the URL of the server.
+    """
+    now, callers = datetime.now(UTC), [DEFAULT_KEY]
+    has_default_key = new_key or os.environ.get(API_KEY)
+    if not has_default_key:
+        keys = api_keys.KeyFile(directory / KEY_FILE).read()
+        callers = list(dict.fromkeys(key.name for key in keys if not key.is_expired(now))) or callers
+    sample = find_sample(directory, policy, callers, now)
+    if sample is None:
+        yield f"{curl}{shlex.quote(f'{url}/profiles')}"
+        return
+    if not has_default_key:
+        yield f"# with an API key of {sample.caller}"
+    yield f"openssl req -new {sample.key_options} -nodes \\"
+    yield f"  -keyout my.key {sample.name_options} -out my.csr"
+    query = f"?profile={sample.profile}" if sample.profile else ""
+    key = f'-H "x-api-key: {new_key or f"${API_KEY}"}"'
+    yield f"{curl}{key} --data-binary @my.csr {shlex.quote(f'{url}/sign.pem{query}')}"
 
 
 def find_sample(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -20,16 +17,14 @@ from typing import Any, Final
 import click
 
 from service import hardening, log_level, openapi, self_issued
-from service.cli import first_start, input_files, options, sample_request, serve_checks
-from service.cli.first_start import DEFAULT_KEY, Created
+from service.cli import first_start, input_files, options, serve_announcement, serve_checks
+from service.cli.first_start import DEFAULT_KEY
 from service.cli.input_files import DIRECTORY, FILE
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.serve_reload import Reloads
-from service.cli.terminal import Command, json_option, report
+from service.cli.terminal import Command, json_option
 from service.gateway import api_keys, listening
 from service.gateway.configuration import AccessLogFormat, Configuration
-from service.gateway.listening import bracket_host
-from service.keystore import ca_directory
 from service.pki.profile_loader import IssuancePolicy
 from service.settings import (
     AUDIT_LOG,
@@ -171,7 +166,7 @@ HANDLER: Final = "service.aws_lambda.handler"
 @click.option("--no-status-port", is_flag=True, help="With HTTPS, serve nothing by plain HTTP.")
 @click.option(
     "--metrics",
-    type=options.parse_address,
+    type=options.parse_listener,
     metavar="[ADDRESS:]PORT",
     help="Serve metrics for Prometheus, and probes, by plain HTTP on this port of 127.0.0.1 or the address.",
 )
@@ -256,7 +251,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         def announce() -> None:
             rollback.pop_all()
             reloads.remember(setup)
-            _announce(settings, directory, policy, ports, created)
+            serve_announcement.announce(settings, directory, policy, ports, created)
 
         listening_sockets = [*listeners, *status_listeners, *metrics_listeners]
         return Supervisor(HANDLER, notifier).run(setup, listening_sockets, announce, reloads.reload)
@@ -322,7 +317,8 @@ def _configure_tls(settings: SimpleNamespace, stack: ExitStack) -> dict[str, Any
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
     elif settings.tls:
-        files = stack.enter_context(self_issued.self_issued_tls(_tls_names(settings), settings.tls_profile))
+        names = serve_checks.tls_names(settings)
+        files = stack.enter_context(self_issued.self_issued_tls(names, settings.tls_profile))
         files["tls_name"] = next(iter(settings.tls_name), "")
     else:
         return {}
@@ -341,28 +337,6 @@ def _configure_monitoring(
         "probe_events": {name: self_issued.internal_event("GET", path) for name, path in paths.items()},
         "has_ledger": has_ledger,
     }
-
-
-def _tls_names(settings: SimpleNamespace) -> list[str]:
-    """Return the names of the self-issued certificate; empty without --tls."""
-    if settings.tls_name or not settings.tls:
-        return list(settings.tls_name)
-    names = ["localhost", "127.0.0.1", "::1"]
-    return (
-        names
-        if settings.host in names or serve_checks.is_unspecified(settings.host)
-        else [*names, settings.host]
-    )
-
-
-def _url_host(settings: SimpleNamespace) -> str:
-    """Return the host of the URL to print: --host, if it is a usable address and in the certificate."""
-    host, names = settings.host, _tls_names(settings)
-    if names and host not in names:
-        host = names[0]
-    elif serve_checks.is_unspecified(host):
-        host = "localhost"
-    return bracket_host(host)
 
 
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
@@ -402,75 +376,3 @@ def _load_env_keys() -> dict[str, str]:
     """Return the digest of the API key from the environment, by its name."""
     value = os.environ.get(API_KEY)
     return {DEFAULT_KEY: api_keys.hash_key(value)} if value else {}
-
-
-def _announce(
-    settings: SimpleNamespace,
-    directory: Path,
-    policy: IssuancePolicy,
-    ports: tuple[int, int, int],
-    created: Created,
-) -> None:
-    port, status_port, metrics_port = ports
-    scheme = "https" if settings.tls or settings.tls_cert else "http"
-    stage = f"/{settings.stage}" if settings.stage else ""
-    url = f"{scheme}://{_url_host(settings)}:{port}{stage}"
-    status_url = metrics_url = acme_directory = None
-    if status_port:
-        status_url = f"http://{_url_host(settings)}:{status_port}{stage}"
-    if metrics_port:
-        metrics_url = f"http://{bracket_host(settings.metrics[0])}:{metrics_port}/metrics"
-    if settings.ledger and (directory / ca_directory.ACME_KEY).exists():
-        acme_directory = f"{settings.public_url or url}/acme/directory"
-    remarks = list(serve_checks.remarks(settings, directory))
-    root, root_key = directory / ca_directory.ROOT_CERTIFICATE, directory / ca_directory.ROOT_KEY
-    hint = "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
-    facts = {
-        "url": url,
-        "status_url": status_url,
-        "metrics_url": metrics_url,
-        "acme_directory": acme_directory,
-        "ca": str(directory),
-        "root_certificate": str(root),
-        "created_ca": created.ca,
-        "api_key": created.api_key or None,
-        "warnings": [text for label, text in remarks if label == "Warning"],
-        "notes": [text for label, text in remarks if label == "Note"],
-    }
-    lines = (
-        ("New CA", f"{directory} ({hint})" if created.ca else ""),
-        *remarks,
-        ("Web pages", f"{url}/"),
-        ("Status", f"{status_url} (OCSP, CRL, CA certificates)" if status_url else ""),
-        ("Metrics", f"{metrics_url} (probes: /livez, /readyz)" if metrics_url else ""),
-        ("ACME", acme_directory or ""),
-        ("API key", f"{created.api_key}  (shown once)" if created.api_key else ""),
-    )
-    curl = f"curl -sS {f'--cacert {shlex.quote(str(root))} ' if settings.tls else ''}"
-    suggestion = _suggest(directory, policy, created.api_key, curl, url)
-    report(
-        facts,
-        *[f"{label:<9} {text}" for label, text in lines if text],
-        *[f"{'' if number else 'Try it':<9} {line}" for number, line in enumerate(suggestion)],
-        result=created.api_key,
-    )
-
-
-def _suggest(directory: Path, policy: IssuancePolicy, new_key: str, curl: str, url: str) -> Iterator[str]:
-    """Yield commands that get a certificate; if none is found that does, one that lists the profiles."""
-    now, callers = datetime.now(UTC), [DEFAULT_KEY]
-    has_default_key = new_key or os.environ.get(API_KEY)
-    if not has_default_key:
-        keys = api_keys.KeyFile(directory / KEY_FILE).read()
-        callers = list(dict.fromkeys(key.name for key in keys if not key.is_expired(now))) or callers
-    sample = sample_request.find_sample(directory, policy, callers, now)
-    if sample is None:
-        yield f"{curl}{shlex.quote(f'{url}/profiles')}"
-        return
-    if not has_default_key:
-        yield f"# with an API key of {sample.caller}"
-    yield f"openssl req -new {sample.key_options} -nodes \\"
-    yield f"  -keyout my.key {sample.name_options} -out my.csr"
-    query = f"?profile={sample.profile}" if sample.profile else ""
-    key = f'-H "x-api-key: {new_key or f"${API_KEY}"}"'
-    yield f"{curl}{key} --data-binary @my.csr {shlex.quote(f'{url}/sign.pem{query}')}"

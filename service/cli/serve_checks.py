@@ -219,6 +219,15 @@ def secret_files(directory: Path) -> Iterator[Path]:
     yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
 
 
+def tls_names(settings: SimpleNamespace) -> list[str]:
+    """Return the names of the self-issued certificate; empty without --tls."""
+    if settings.tls_name or not settings.tls:
+        return list(settings.tls_name)
+    names = ["localhost", "127.0.0.1", "::1"]
+    is_included = settings.host in names or is_unspecified(settings.host)
+    return names if is_included else [*names, settings.host]
+
+
 def is_unspecified(host: str) -> bool:
     """Return whether a host is all addresses of this machine."""
     try:

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from service import openapi
-from service.cli import options, sample_request, serve
+from service.cli import options, sample_request
 from service.gateway import api_keys
 from service.pki import keys, names
 from service.pki.profile_loader import IssuancePolicy
@@ -108,7 +108,9 @@ def suggest(site: tuple[Server, Path], caller: str) -> list[str]:
     api_keys.KeyFile(Path(options.KEY_FILE)).add(caller, api_key(caller), datetime.now(UTC))
     for name in ("root-ca.crt", "signing-ca.crt"):
         Path(name).write_bytes((directory / "ca" / name).read_bytes())
-    return list(serve._suggest(Path(), load_policy(directory / "profiles.yaml"), "", "curl -sS ", server.url))
+    return list(
+        sample_request.suggest(Path(), load_policy(directory / "profiles.yaml"), "", "curl -sS ", server.url)
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,8 +146,8 @@ def test_suggestion_is_for_the_first_caller_that_has_one(tmp_path: Path) -> None
     assert sample
     assert (sample.caller, sample.profile) == ("ip", "ip")
     arguments = "new", "curl ", "http://a"
-    assert list(serve._suggest(tmp_path / "ca", policy, *arguments)) == ["curl http://a/profiles"]
-    lines = list(serve._suggest(tmp_path / "ca", load_policy(None), *arguments))
+    assert list(sample_request.suggest(tmp_path / "ca", policy, *arguments)) == ["curl http://a/profiles"]
+    lines = list(sample_request.suggest(tmp_path / "ca", load_policy(None), *arguments))
     assert lines[-1] == 'curl -H "x-api-key: new" --data-binary @my.csr http://a/sign.pem'
     assert lines[0].startswith("openssl req ")
 

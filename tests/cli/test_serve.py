@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import openapi
-from service.cli import serve, serve_checks
+from service.cli import serve, serve_announcement, serve_checks
 from service.cli.first_start import Created
-from service.cli.options import parse_address
+from service.cli.options import parse_listener
 from service.ledger.sqlite import SqliteLedger
 from tests import csrs, servers
 from tests.cli import certlet
@@ -169,7 +169,9 @@ def test_quiet_start_prints_only_a_new_key(tmp_path: Path, capsys: pytest.Captur
     with serve.serve.make_context("serve", ["--quiet"]) as context:
         for key, output in (("key", "key\n"), ("", "")):
             settings = SimpleNamespace(**context.params)
-            serve._announce(settings, tmp_path / "ca", policy, (8080, 0, 0), Created(ca=False, api_key=key))
+            serve_announcement.announce(
+                settings, tmp_path / "ca", policy, (8080, 0, 0), Created(ca=False, api_key=key)
+            )
             assert capsys.readouterr().out == output
 
 
@@ -304,7 +306,7 @@ URLS = [
 def test_printed_host_is_in_the_certificate(arguments: str, url: str, *, warned: bool) -> None:
     """The host of the URL is in the certificate; if that is only for localhost, there is a warning."""
     settings = SimpleNamespace(**serve.serve.make_context("serve", arguments.split()).params)
-    assert serve._url_host(settings) == url.partition("//")[2].removesuffix(":")
+    assert serve_announcement._url_host(settings) == url.partition("//")[2].removesuffix(":")
     assert any("only for localhost" in warning for warning in serve_checks._warnings(settings)) == warned
 
 
@@ -362,7 +364,7 @@ def test_unknown_est_line_length_is_refused_at_start(tmp_path: Path) -> None:
 )
 def test_address_of_metrics_is_a_port_with_or_without_a_host(text: str, address: tuple[str, int]) -> None:
     """Without a host, it is 127.0.0.1."""
-    assert parse_address(text) == address
+    assert parse_listener(text) == address
 
 
 @pytest.mark.parametrize("text", ["", "x", "65536", "-1", "127.0.0.1:", "::1:9464", "[::1]", "a:b:1", "1\n"])
@@ -370,7 +372,7 @@ def test_malformed_address_of_metrics_is_refused(text: str) -> None:
     with pytest.raises(
         ValueError, match=r"is not a port, or an address and a port, such as 9464 or \[::1\]:9464"
     ):
-        parse_address(text)
+        parse_listener(text)
 
 
 def test_malformed_public_url_is_refused_at_start(tmp_path: Path) -> None:
