@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from io import RawIOBase
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
 
 from service import cli
-from tests import servers
+from service.keystore import ca_directory
+from service.pki import encoding
+from service.pki.keys import encode_private_key
+from tests import csrs, factories, servers
 from tests.servers import API_KEY, CERTLET, HttpService
 
 
@@ -49,6 +55,30 @@ def type_at_terminal(text: bytes, *arguments: str, **environ: str) -> subprocess
     finally:
         os.close(inside)
         os.close(terminal)
+
+
+def write_site(
+    ca: Path,
+    directory: Path | str = ".",
+    name: str = "localhost",
+    age: timedelta = timedelta(),
+    validity: str | None = None,
+) -> x509.Certificate:
+    """Write `NAME.key`, and `NAME.crt` with the chain of a certificate that the CA issued; return it."""
+    leaf = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), age, validity=validity)
+    signing, _ = ca_directory.load_chain(ca)
+    stem = Path(directory) / name
+    Path(f"{stem}.crt").write_text(encoding.encode_pem([leaf, signing]))
+    Path(f"{stem}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+    Path(f"{stem}.key").chmod(0o600)
+    return leaf
+
+
+def tls_context(directory: Path | str = ".", name: str = "localhost") -> ssl.SSLContext:
+    """The context of a TLS server with the files of `write_site`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(directory) / f"{name}.crt", Path(directory) / f"{name}.key")
+    return context
 
 
 def read_to_end(terminal: RawIOBase) -> bytes:

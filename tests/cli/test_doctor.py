@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import ssl
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,10 +20,8 @@ from service.cli.contexts import Context, Contexts
 from service.cli.doctor import Level
 from service.gateway import sandbox
 from service.keystore import ca_directory
-from service.pki import encoding
-from service.pki.keys import encode_private_key
-from tests import csrs, factories, servers
-from tests.cli import certlet
+from tests import servers
+from tests.cli import certlet, tls_context, write_site
 from tests.servers import API_KEY, QuietHandler, Server
 
 NOWHERE = {"CERTLET_URL": "http://127.0.0.1:9"}
@@ -77,57 +74,44 @@ def test_client_needs_no_ca(server: Server) -> None:
     assert problems(findings(0)) == [("warning", "service")]
 
 
-@pytest.fixture
-def tls_service(original_ca: Path, tmp_path: Path) -> Iterator[Callable[[timedelta], str]]:
-    """A function that starts a service with a certificate of this age, and returns its URL."""
+@contextmanager
+def tls_service(ca: Path, age: timedelta) -> Iterator[str]:
+    """A service with a certificate of this age; yield its URL."""
 
     class Handler(QuietHandler):
         def respond(self) -> None:
             self.reply(200, b'{"profiles": []}')
 
-    with ExitStack() as stack:
-
-        def start(age: timedelta) -> str:
-            csr = csrs.encode_pem(csrs.build("localhost", ["dns:localhost"]))
-            leaf = factories.issue(original_ca, csr, age, validity="PT1H")
-            signing, _ = ca_directory.load_chain(original_ca)
-            (tmp_path / "site.crt").write_text(encoding.encode_pem([leaf, signing]))
-            (tmp_path / "site.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tmp_path / "site.crt", tmp_path / "site.key")
-            url = stack.enter_context(servers.http_server(Handler, context))
-            return url.replace("127.0.0.1", "localhost")
-
-        yield start
+    write_site(ca, age=age, validity="PT1H")
+    with servers.http_server(Handler, tls_context()) as url:
+        yield url.replace("127.0.0.1", "localhost")
 
 
-def test_service_is_trusted_by_the_root_of_login(
-    original_ca: Path, tls_service: Callable[[timedelta], str]
-) -> None:
+def test_service_is_trusted_by_the_root_of_login(original_ca: Path) -> None:
     """Without it, or under another name, TLS fails, and the remedy is that of the failure."""
-    url = tls_service(timedelta(minutes=1))
-    env = {"CERTLET_URL": url, "CERTLET_API_KEY": API_KEY}
-    assert problems(findings(1, **env)) == [("error", "service")]
-    assert findings(1, **env)[-1]["remedy"].startswith("certlet login trusts the root of a service")
     pem = (original_ca / "root-ca.crt").read_text()
-    other = url.replace("localhost", "127.0.0.1")
-    stored = {name: Context(address, pem, API_KEY) for name, address in (("a", url), ("b", other))}
-    contexts.change(lambda _: Contexts("a", stored))
-    assert problems(findings(0, CERTLET_API_KEY="")) == []
-    last = findings(1, CERTLET_CONTEXT="b")[-1]
+    with tls_service(original_ca, timedelta(minutes=1)) as url:
+        failed = findings(1, CERTLET_URL=url, CERTLET_API_KEY=API_KEY)
+        assert problems(failed) == [("error", "service")]
+        assert failed[-1]["remedy"].startswith("certlet login trusts the root of a service")
+        urls = {"a": url, "b": url.replace("localhost", "127.0.0.1")}
+        stored = {name: Context(address, pem, API_KEY) for name, address in urls.items()}
+        contexts.change(lambda _: Contexts("a", stored))
+        assert problems(findings(0, CERTLET_API_KEY="")) == []
+        last = findings(1, CERTLET_CONTEXT="b")[-1]
     assert last["remedy"] == "use a name of its certificate in the URL; certlet show HOST:PORT lists them"
 
 
 @pytest.mark.parametrize("age", [timedelta(days=1), timedelta(days=-1)])
 def test_wrong_date_of_the_service_has_another_remedy_than_this_command(
-    original_ca: Path, tls_service: Callable[[timedelta], str], age: timedelta
+    original_ca: Path, age: timedelta
 ) -> None:
-    url = tls_service(age)
-    env = {"CERTLET_URL": url, "CERTLET_API_KEY": API_KEY, "SSL_CERT_FILE": str(original_ca / "root-ca.crt")}
-    *_, last = findings(1, **env)
+    env = {"CERTLET_API_KEY": API_KEY, "SSL_CERT_FILE": str(original_ca / "root-ca.crt")}
+    with tls_service(original_ca, age) as url:
+        *_, last = findings(1, CERTLET_URL=url, **env)
+        assert b"certlet doctor" not in certlet("doctor", env=env | {"CERTLET_URL": url}).stdout
     assert (last["level"], "certificate" in last["text"]) == ("error", True)
     assert last["remedy"] == "if the clocks agree, renew the certificate of the server"
-    assert b"certlet doctor" not in certlet("doctor", env=env).stdout
 
 
 def test_file_that_others_can_read_is_found(ca: Path) -> None:

@@ -24,7 +24,7 @@ from service.exit_status import ExitStatus
 from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
-from tests.cli import certlet, use_service
+from tests.cli import certlet, use_service, write_site
 from tests.examples import certificate_id
 from tests.servers import QuietHandler, Server
 
@@ -186,18 +186,11 @@ def test_expired_certificate_is_renewed(server: Server, tmp_path: Path) -> None:
     assert load_leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
 
 
-def write_old_certificate(ca: Path, name: str, age: timedelta = timedelta(hours=12)) -> None:
-    """Write a certificate of the CA, by default from twelve hours ago, and its key, into the working directory."""
-    old = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), age)
-    Path(f"{name}.crt").write_text(encoding.encode_pem([old]))
-    Path(f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
-
-
 def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revoked certificate is refused; while there is no CRL, every certificate is."""
     assert certlet("init", "ca").returncode == 0
     for name in ("a.example.com", "b.example.com"):
-        write_old_certificate(tmp_path / "ca", name)
+        write_site(tmp_path / "ca", name=name, age=timedelta(hours=12))
     revoked = (tmp_path / "a.example.com.crt").read_bytes()
     assert certlet("revoke", "--yes", "a.example.com.crt", "--ca", "ca").returncode == 0
     listed = tmp_path / "ca" / "revoked.yaml"  # new entries are in the CRL only after five minutes
@@ -220,13 +213,13 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
 
 def test_other_issuer_is_noted(server: Server, ca_server: Server) -> None:
     """The service may be that of another CA; a certificate that would end earlier is not replaced."""
-    write_old_certificate(ca_server.log.parent / "ca", "a.example.com")
+    write_site(ca_server.log.parent / "ca", name="a.example.com", age=timedelta(hours=12))
     for url, is_noted in ((ca_server.url, False), (server.url, True)):
         run = certlet("renew", "a.example.com.crt", "--expires-in", "99d", env={"CERTLET_URL": url})
         assert (run.returncode, run.stdout[:27]) == (0, b"Renewed   a.example.com.crt")
         text = rb"note: a.example.com.crt: the issuer is now CN=.+, not CN=.+: clients must trust its root\n"
         assert bool(re.search(text, run.stderr)) == is_noted == (b"note: " in run.stderr)
-    write_old_certificate(ca_server.log.parent / "ca", "a.example.com", timedelta(hours=-1))
+    write_site(ca_server.log.parent / "ca", name="a.example.com", age=timedelta(hours=-1))
     before = Path("a.example.com.crt").read_bytes()
     run = certlet("renew", "a.example.com.crt", "--expires-in", "99d")
     assert (run.returncode, run.stdout) == (1, b"")
@@ -243,7 +236,7 @@ def test_fleet_is_renewed_early(ca_server: Server, tmp_path: Path, monkeypatch: 
     (tmp_path / "short.yaml").write_text("profiles: {server: {validity: P5D}}")
     names = ("a.example.com", "b.example.com")
     for name in names:
-        write_old_certificate(ca, name)
+        write_site(ca, name=name, age=timedelta(hours=12))
     files = [f"{name}.crt" for name in names]
     before = [load_leaf(tmp_path / file) for file in files]
     use_service(ca_server, monkeypatch)

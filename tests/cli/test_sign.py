@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import ssl
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +13,9 @@ import pytest
 from cryptography import x509
 
 from service.cli import inspection
-from service.keystore import ca_directory
-from service.pki import encoding
 from service.pki.keys import encode_private_key
-from tests import csrs, factories, input_forms, servers
-from tests.cli import certlet
+from tests import csrs, input_forms, servers
+from tests.cli import certlet, tls_context, write_site
 from tests.servers import API_KEY, Server
 
 
@@ -175,14 +172,10 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("age", [timedelta(days=1), timedelta(days=-1)])
 def test_wrong_clock_has_a_hint(ca_server: Server, tmp_path: Path, age: timedelta) -> None:
     """The server's certificate has ended, or is not valid yet: the clock may be wrong."""
-    ca, csr = ca_server.log.parent / "ca", csrs.encode_pem(csrs.build("localhost", ["dns:localhost"]))
-    (tmp_path / "my.csr").write_bytes(csr)
-    leaf, (signing, _) = factories.issue(ca, csr, age, validity="PT1H"), ca_directory.load_chain(ca)
-    (tmp_path / "site.crt").write_text(encoding.encode_pem([leaf, signing]))
-    (tmp_path / "site.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "site.crt", tmp_path / "site.key")
-    with servers.http_server(servers.QuietHandler, context) as url:
+    ca = ca_server.log.parent / "ca"
+    (tmp_path / "my.csr").write_bytes(csrs.encode_pem(csrs.build()))
+    write_site(ca, age=age, validity="PT1H")
+    with servers.http_server(servers.QuietHandler, tls_context()) as url:
         env = {"SSL_CERT_FILE": str(ca / "root-ca.crt"), "CERTLET_API_KEY": API_KEY}
         run = certlet("sign", "my.csr", "--url", url.replace("127.0.0.1", "localhost"), env=env)
     assert (run.returncode, run.stdout) == (5, b"")

@@ -14,11 +14,9 @@ import pytest
 from cryptography import x509
 
 from service.cli import contexts
-from service.keystore import ca_directory
 from service.pki import encoding
-from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
-from tests.cli import certlet
+from tests.cli import certlet, tls_context, write_site
 from tests.servers import QuietHandler, Server
 from tests.test_documents import DOCUMENTS, api_key, run_all, run_text, server, transcript
 
@@ -54,17 +52,9 @@ def second(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def issue(
-    server: Server, name: str, age: timedelta = timedelta()
-) -> tuple[x509.Certificate, x509.Certificate]:
-    """Write `NAME.key`, and `NAME.crt` with the chain; return the certificate and the signing CA."""
-    ca = server.log.parent / "ca"
-    leaf = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), age)
-    signing, _ = ca_directory.load_chain(ca)
-    Path(f"{name}.crt").write_text(encoding.encode_pem([leaf, signing]))
-    Path(f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
-    Path(f"{name}.key").chmod(0o600)
-    return leaf, signing
+def issue(server: Server, age: timedelta = timedelta()) -> x509.Certificate:
+    """Write `localhost.key`, and `localhost.crt` with the chain; return the certificate."""
+    return write_site(server.log.parent / "ca", age=age)
 
 
 @pytest.fixture
@@ -78,9 +68,7 @@ def site() -> Iterator[str]:
     directory = Path.cwd()
 
     def load(connection: ssl.SSLObject, _: str, __: ssl.SSLContext) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(directory / "localhost.crt", directory / "localhost.key")
-        connection.context = context
+        connection.context = tls_context(directory)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sni_callback = load
@@ -243,7 +231,7 @@ def test_documented_facts_are_those_of_json(server: Server) -> None:
 
 def test_server_is_inspected(server: Server, site: str, tmp_path: Path) -> None:
     """Another host and a port without a server have their exit statuses."""
-    issue(server, "localhost")
+    issue(server)
     run_text(with_site(section("troubleshoot", "inspect-a-server"), site), server, tmp_path)
     port = site.rpartition(":")[2]
     for address, status, reason in (
@@ -256,12 +244,12 @@ def test_server_is_inspected(server: Server, site: str, tmp_path: Path) -> None:
 
 def test_chain_is_fixed(server: Server, second: Server, site: str, tmp_path: Path) -> None:
     """A server that sends no intermediate, and a client with the root from before a rollover."""
-    certificate, _ = issue(server, "localhost")
+    certificate = issue(server)
     Path("localhost.crt").write_text(encoding.encode_pem([certificate]))
     for name, running in (("root-ca.crt", server), ("old-root-ca.crt", server)):
         Path(name).write_bytes((running.log.parent / "ca" / "root-ca.crt").read_bytes())
     run_text(with_site(section("troubleshoot", "the-server-sends-no-intermediate"), site), server, tmp_path)
-    issue(second, "localhost")
+    issue(second)
     text = section("troubleshoot", "the-client-has-an-old-root").replace("http://127.0.0.1:8080", second.url)
     run_text(with_site(text, site), server, tmp_path)
 
@@ -286,13 +274,13 @@ def clock(server: Server) -> Iterator[Server]:
 
 def test_wrong_clock_is_found(server: Server, clock: Server, tmp_path: Path) -> None:
     """`doctor` says which clock is ahead; certificates from the future are replaced only by new ones."""
-    issue(server, "localhost", timedelta(hours=2))
+    issue(server, timedelta(hours=2))
     introduction = DOCUMENTS["docs/how-to/troubleshoot.md"].partition("\n## ")[0]
     assert "Error" not in "".join(run_text(introduction, server, tmp_path))
     text = with_site(section(*CLOCK))
     outputs = run_text(text.replace("http://127.0.0.1:8080", clock.url), clock, tmp_path)
     assert f" is 2 hours ahead of that of {clock.url} (" in outputs[0]
-    issue(server, "localhost", timedelta(hours=-2))
+    issue(server, timedelta(hours=-2))
     env = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
     run = certlet("renew", "localhost.crt", "--expires-in", "90d", env=env)
     assert (run.returncode, b"would end earlier; nothing was replaced" in run.stderr) == (1, True)
@@ -307,7 +295,7 @@ def test_revocation_is_visible(server: Server, tmp_path: Path) -> None:
     revoked = server.log.parent / "ca" / "revoked.yaml"
     before = revoked.read_text()
     run_text(DOCUMENTS["docs/how-to/revoke.md"], server, tmp_path, {"certlet revoke old.crt": earlier})
-    issue(server, "localhost")
+    issue(server)
     text = section("revoke", "see-the-revocation").replace("old.crt", "localhost.crt")
     (good, _), _, _, listed, verified = run_all(
         [command for command, _ in transcript(text)], server, tmp_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -17,11 +16,9 @@ from service.cli import input_files, tls_peer
 from service.cli.input_files import Address
 from service.cli.terminal import CommandError
 from service.exit_status import ExitStatus
-from service.keystore import ca_directory
 from service.pki import encoding
-from service.pki.keys import encode_private_key
-from tests import csrs, factories, servers
-from tests.cli import certlet
+from tests import servers
+from tests.cli import certlet, tls_context, write_site
 
 NAMES: list[str | None] = []  # that clients sent (RFC 6066 3)
 
@@ -36,21 +33,15 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a CA, the chain `localhost.crt` and the key `localhost.key`."""
     directory = tmp_path_factory.mktemp("chain")
     assert certlet("init", "ca", cwd=directory).returncode == 0
-    csr = csrs.encode_pem(csrs.build("localhost", ["dns:localhost"]))
-    leaf = factories.issue(directory / "ca", csr, timedelta(hours=1))
-    _, (root,) = ca_directory.load_chain(directory / "ca")
-    signing, _ = ca_directory.load_chain(directory / "ca")
-    (directory / "localhost.crt").write_text(encoding.encode_pem([leaf, signing]))
-    (directory / "root.crt").write_text(encoding.encode_pem([root]))
-    (directory / "localhost.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+    write_site(directory / "ca", directory, age=timedelta(hours=1))
+    (directory / "root.crt").write_bytes((directory / "ca" / "root-ca.crt").read_bytes())
     return directory
 
 
 @pytest.fixture(scope="module")
 def address(chain: Path) -> Iterator[Address]:
     """The address of a TLS server with that chain."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain / "localhost.crt", chain / "localhost.key")
+    context = tls_context(chain)
     context.sni_callback = lambda _, name, __: NAMES.append(name)
     with servers.http_server(Handler, context) as url:
         yield Address("localhost", int(url.rpartition(":")[2]))
