@@ -79,7 +79,7 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """A service: its base URL, which includes the stage, and a root to trust besides the system's (PEM)."""
+    """A service: its base URL, which includes the stage, and a root (PEM) to trust with the system's roots."""
 
     url: str
     root_pem: str = ""

@@ -51,8 +51,8 @@ def sign(
 ) -> int:
     """Get certificates for certificate signing requests (CSRs).
 
-    FILE is a CSR in PEM or DER; - is stdin. With several FILEs,
-    or with --output-dir, existing certificates are kept.
+    FILE is a CSR in PEM or DER; - is stdin. With several FILEs, or with --output-dir, existing certificates
+    are not replaced.
     """
     options.forbid_together("--validity", "--not-after")
     options.forbid_together("--out", "--output-dir")

@@ -126,8 +126,8 @@ def test_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
 def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
     """The first start creates ./ca and prints an API key; later starts print only its variable."""
     with servers.certlet_server(tmp_path, "--ca", "ca", env={}) as server:
-        said = "\n".join(server.output)
-        assert f"New CA    {tmp_path}/ca" in said
+        output = "\n".join(server.output)
+        assert f"New CA    {tmp_path}/ca" in output
         key = next(line.split()[2] for line in server.output if line.startswith("API key"))
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     first = {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()}
@@ -163,7 +163,7 @@ def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
 
 
 def test_quiet_start_prints_only_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody could use it otherwise."""
+    """Otherwise the key would be lost."""
     servers.create_ca(tmp_path / "ca")
     policy = openapi.parse_policy(openapi.load(None))
     with serve.serve.make_context("serve", ["--quiet"]) as context:
@@ -317,8 +317,8 @@ def test_printed_command_gets_a_certificate(
     """The printed URL is in the TLS certificate, and the printed curl command works."""
     with servers.certlet_server(tmp_path, *arguments.split(), env={}) as server:
         assert server.url.startswith(url)
-        said = "\n".join(server.output)
-        assert ("the TLS certificate is only for localhost" in said) == warned
+        output = "\n".join(server.output)
+        assert ("the TLS certificate is only for localhost" in output) == warned
         run = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
         assert len(x509.load_pem_x509_certificates(run.stdout.encode())) == 2, run.stderr
 
