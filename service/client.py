@@ -79,7 +79,7 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """A service: its base URL, which includes the stage, and a root (PEM) to trust with the system's roots."""
+    """A service: its base URL, which includes the stage, and a root (PEM) to trust next to the system's."""
 
     url: str
     root_pem: str = ""
