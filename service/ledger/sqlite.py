@@ -1,8 +1,9 @@
 """A ledger in a SQLite file, for the processes of one machine.
 
-Write-ahead logging lets processes read while one writes. Each change is a transaction that is on disk when
-the method returns, so that neither a killed process nor a power failure loses it. A used nonce is on disk
-with the next other change: only a power failure can lose it.
+Write-ahead logging lets processes read while one writes. Each change is a transaction, which no killed
+process loses. It is on disk when the method returns, except for a used nonce, a new order, and an order that
+is being finalized: they are on disk with the next other change, such as the order's certificate. So a power
+failure loses no certificate that a client received, and the client of a lost order creates another one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.ledger import records
-from service.ledger_protocol import MAX_LISTED, Account, Conflict, KeyInUse, Order
+from service.ledger_protocol import MAX_LISTED, Account, Conflict, KeyInUse, Order, OrderStatus
 from service.pki import encoding, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.revocation import RevokedCertificate
@@ -185,7 +186,7 @@ class SqliteLedger:
     def add_order(self, order: Order) -> None:
         """As in the protocol."""
         row = (order.account, order.id, order.expires_at.timestamp(), order.revision, records.encode(order))
-        with self._change():
+        with self._change("NORMAL"):
             self._database.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", row)
 
     def get_order(self, account_id: str, order_id: str) -> Order | None:
@@ -200,7 +201,7 @@ class SqliteLedger:
         stored = replace(order, revision=order.revision + 1)
         row = (stored.expires_at.timestamp(), stored.revision, records.encode(stored))
         key = (order.account, order.id, order.revision, self._now())
-        with self._change():
+        with self._change("NORMAL" if order.status is OrderStatus.PROCESSING else "FULL"):
             changed = self._database.execute(
                 "UPDATE orders SET expires_at = ?, revision = ?, body = ? "
                 "WHERE account = ? AND id = ? AND revision = ? AND expires_at > ?",
@@ -220,10 +221,9 @@ class SqliteLedger:
     def consume_nonce(self, nonce: str, expires_at: datetime) -> bool:
         """As in the protocol.
 
-        After a power failure, the nonce of a request that changed nothing may be used again. A request that
-        changes something puts its nonce on disk with the change.
+        After a power failure, the nonce of a request whose change is not on disk may be used again.
         """
-        with self._change(synchronous="NORMAL"):
+        with self._change("NORMAL"):
             self._delete_ended()
             self._last_end = self._scalar("SELECT last_end FROM deleted_nonce")
             if expires_at.timestamp() <= self._last_end:  # the clock was set forward, and back
@@ -247,7 +247,7 @@ class SqliteLedger:
             "INSERT INTO order_count SELECT ?, ?, ?, 1 WHERE ? > 0 ON CONFLICT DO UPDATE "
             "SET number = number + 1 WHERE number < ?"
         )
-        with self._change():
+        with self._change("NORMAL"):
             return self._database.execute(statement, (principal, start, end, limit, limit)).rowcount == 1
 
     def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -139,16 +140,28 @@ for number in range(10**6):
     ledger.close()
 
 
-def test_only_nonces_wait_for_the_next_change(path: Path) -> None:
-    """SQLite has each change on disk when the method returns, except for a used nonce."""
+def test_issuance_waits_once_for_the_disk(path: Path) -> None:
+    """With the certificate. Nonces and orders without one are on disk with the next change."""
     ledger = SqliteLedger(path, Clock())
     statements: list[str] = []
     ledger._database.set_trace_callback(statements.append)
-    calls: dict[str, Callable[[], object]] = {
-        "NORMAL": lambda: ledger.consume_nonce("n", NOW + HOUR),
-        "FULL": lambda: ledger.claim_token("https://a", "1", "00", NOW, NOW + HOUR),
-    }
-    for synchronous, call in calls.items():
+    account = values.account()
+    order = values.order(account.id)
+    claimed = order.claimed("csr", "holder", NOW)
+    completed = replace(claimed, revision=1).completed("holder", "chain")
+    deactivated = replace(order, revision=2).deactivated(0)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("FULL", lambda: ledger.add_account(account)),
+        ("NORMAL", lambda: ledger.consume_nonce("n", NOW + HOUR)),
+        ("NORMAL", lambda: ledger.count("web", (NOW, NOW + HOUR), 1)),
+        ("NORMAL", lambda: ledger.add_order(order)),
+        ("NORMAL", lambda: ledger.update_order(claimed)),
+        ("FULL", lambda: ledger.update_order(completed)),
+        ("FULL", lambda: ledger.update_order(deactivated)),
+        ("FULL", lambda: ledger.claim_token("https://a", "1", "00", NOW, NOW + HOUR)),
+        ("FULL", lambda: ledger.add_revocation(RevokedCertificate(1, NOW.replace(microsecond=0)))),
+    ]
+    for synchronous, call in calls:
         statements.clear()
         call()
         assert statements[0] == f"PRAGMA synchronous = {synchronous}"
