@@ -291,7 +291,8 @@ def test_wrong_clock_is_found(server: Server, clock: Server, tmp_path: Path) -> 
 
 def test_revocation_is_visible(server: Server, tmp_path: Path) -> None:
     """OCSP and the CRL have the revoked certificate, and no other one."""
-    earlier = """sed -i 's/"at": "[^"]*"/"at": "2026-01-01T00:00:00Z"/' ca/revoked.yaml"""  # as if minutes had passed
+    # As if minutes had passed; the gateway caches a CRL for a second.
+    earlier = """sed -i 's/"at": "[^"]*"/"at": "2026-01-01T00:00:00Z"/' ca/revoked.yaml; sleep 1"""
     revoked = server.log.parent / "ca" / "revoked.yaml"
     before = revoked.read_text()
     run_text(DOCUMENTS["docs/how-to/revoke.md"], server, tmp_path, {"certlet revoke old.crt": earlier})
