@@ -164,7 +164,7 @@ def http_server(
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         if context:
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})  # seconds
         thread.start()
         try:
             yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
