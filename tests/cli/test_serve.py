@@ -1,4 +1,4 @@
-"""`certlet serve`: its processes, files and output."""
+"""`certlet serve`: its options, processes and files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service import openapi
-from service.cli import serve, serve_announcement, serve_checks
-from service.cli.first_start import Created
+from service.cli import serve
 from service.cli.options import parse_listener
 from service.ledger.sqlite import SqliteLedger
 from tests import csrs, servers
-from tests.cli import certlet
 from tests.factories import NOW
 from tests.servers import API_KEY
 from tests.token_events import RULE
@@ -78,22 +74,6 @@ def test_file_that_is_no_ledger_prevents_the_start(tmp_path: Path, ledger: str, 
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_directory_of_acme_is_printed_if_there_is_one(tmp_path: Path) -> None:
-    """With the public URL if that is set; not without a ledger, and not before a client is allowed."""
-    with servers.certlet_server(tmp_path, "--ledger", "ledger.db") as server:
-        assert "ACME" not in "".join(server.output)
-    servers.run(
-        *servers.CERTLET, "acme", "add", "web", "--ca", "ca", "--url", "https://a.example", cwd=tmp_path
-    )
-    with servers.certlet_server(tmp_path) as server:
-        assert "ACME" not in "".join(server.output)
-    for options, url in (((), ""), (("--url", "https://ca.example.com/x"), "https://ca.example.com/x")):
-        with servers.certlet_server(tmp_path, "--ledger", "ledger.db", *options) as server:
-            assert f"ACME      {url or server.url}/acme/directory" in server.output
-            response = server.request("GET", "/acme/directory").json()
-            assert response["newNonce"] == f"{url or server.url}/acme/new-nonce"
-
-
 def test_file_and_table_of_a_ledger_exclude_each_other(tmp_path: Path) -> None:
     env = {"CERTLET_LEDGER_TABLE": "certlet"}
     run = servers.certlet("serve", "--port", "0", "--ledger", "ledger.db", cwd=tmp_path, env=env)
@@ -138,53 +118,6 @@ def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
         assert "$CERTLET_API_KEY" in server.output[-1]
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
-
-
-def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
-    """It has the URLs, the key that was created, and what the other lines say."""
-    arguments = ("--json", "--quiet", "--no-usage-plan", "--metrics", "0")
-    with servers.certlet_server(tmp_path, *arguments, env={"FORCE_COLOR": "1"}) as server:
-        (line,) = server.output
-        facts = json.loads(line)
-        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, facts["api_key"]).status == 200
-        assert facts.pop("metrics_url").startswith("http://127.0.0.1:")
-        assert facts.pop("warnings")[0] == "the usage plan is disabled (--no-usage-plan)"
-        assert facts.pop("api_key")
-        assert facts == {
-            "url": server.url,
-            "status_url": None,
-            "acme_directory": None,
-            "ca": f"{tmp_path}/ca",
-            "root_certificate": f"{tmp_path}/ca/root-ca.crt",
-            "created_ca": False,
-            "notes": [],
-        }
-        assert "\x1b" not in server.read_log()  # colors
-
-
-def test_quiet_start_prints_only_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Otherwise the key would be lost."""
-    servers.create_ca(tmp_path / "ca")
-    policy = openapi.parse_policy(openapi.load(None))
-    with serve.serve.make_context("serve", ["--quiet"]) as context:
-        for key, output in (("key", "key\n"), ("", "")):
-            settings = SimpleNamespace(**context.params)
-            serve_announcement.announce(
-                settings, tmp_path / "ca", policy, (8080, 0, 0), Created(ca=False, api_key=key)
-            )
-            assert capsys.readouterr().out == output
-
-
-def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:
-    """A key that has expired is a reason to warn, not to create another one; one valid key is enough."""
-    assert certlet("init", "ca").returncode == 0
-    file, expired = Path("ca/api-keys.json"), {"sha256": "0" * 64, "expires": "2020-01-01T00:00:00Z"}
-    for keys, is_warned in (([expired], True), ([expired, {"sha256": "1" * 64}], False)):
-        file.write_text(json.dumps({"ci": keys}))
-        with servers.certlet_server(tmp_path, env={}) as server:
-            warning = "Warning   every API key has expired: create one with certlet api-key add NAME --ca "
-            assert any(line.startswith(warning) for line in server.output) is is_warned
-            assert not any(line.startswith("API key") for line in server.output)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -287,40 +220,6 @@ def _memory(pid: int) -> bytes:
                     memory.seek(start)
                     parts.append(memory.read(end - start))
     return b"".join(parts)
-
-
-URLS = [
-    ("--insecure-http --host 0.0.0.0", "http://localhost:", False),
-    ("--tls --host 0.0.0.0", "https://localhost:", True),
-    ("--tls --host ::1", "https://[::1]:", False),
-    ("--tls --host 0.0.0.0 --tls-name 127.0.0.2", "https://127.0.0.2:", False),
-    ("--tls --tls-name localhost --tls-name 127.0.0.1", "https://127.0.0.1:", False),
-    ("--insecure-http --host ::", "http://localhost:", False),
-    ("--insecure-http --host 127.0.0.2", "http://127.0.0.2:", False),
-    ("--tls --host 127.0.0.2", "https://127.0.0.2:", False),
-    ("--tls --tls-name localhost --tls-name b.test", "https://localhost:", False),
-]
-
-
-@pytest.mark.parametrize(("arguments", "url", "warned"), URLS)
-def test_printed_host_is_in_the_certificate(arguments: str, url: str, *, warned: bool) -> None:
-    """The host of the URL is in the certificate; if that is only for localhost, there is a warning."""
-    settings = SimpleNamespace(**serve.serve.make_context("serve", arguments.split()).params)
-    assert serve_announcement._url_host(settings) == url.partition("//")[2].removesuffix(":")
-    assert any("only for localhost" in warning for warning in serve_checks._warnings(settings)) == warned
-
-
-@pytest.mark.parametrize(("arguments", "url", "warned"), URLS[:5])
-def test_printed_command_gets_a_certificate(
-    tmp_path: Path, arguments: str, url: str, *, warned: bool
-) -> None:
-    """The printed URL is in the TLS certificate, and the printed curl command works."""
-    with servers.certlet_server(tmp_path, *arguments.split(), env={}) as server:
-        assert server.url.startswith(url)
-        output = "\n".join(server.output)
-        assert ("the TLS certificate is only for localhost" in output) == warned
-        run = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
-        assert len(x509.load_pem_x509_certificates(run.stdout.encode())) == 2, run.stderr
 
 
 def test_public_url_is_in_each_response_and_document(tmp_path: Path) -> None:
