@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import secrets
+import socket
 import ssl
 import time
 import urllib.parse
@@ -388,7 +389,7 @@ def _describe_failure(error: BaseException, url: str) -> tuple[str, str]:
         case ConnectionRefusedError():
             return "connection refused", "start the server with certlet serve, or pass its --url"
         case OSError(strerror=str(reason)):
-            return reason, ""
+            return reason, "check the host in the URL" if isinstance(error, socket.gaierror) else ""
     return str(error) or type(error).__name__, ""
 
 

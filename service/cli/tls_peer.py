@@ -18,6 +18,7 @@ from service.exit_status import ExitStatus
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 10.0  # seconds, to connect and for the handshake
+_REMEDY: Final = "check the host and the port"
 
 
 class UnreachableError(CommandError):
@@ -60,15 +61,15 @@ def _wait_for(operation: Callable[[], _T], stream: socket.socket, deadline: floa
 def _describe(error: Exception) -> str:
     match error:
         case SSL.SysCallError() | SSL.ZeroReturnError():
-            return "the server closed the connection during the handshake"
+            return f"the server closed the connection during the handshake: {_REMEDY}"
         case SSL.Error(args=([*_, (_, _, "wrong version number" | "packet length too long")],)):
-            return "the server does not use TLS: check the port"
+            return f"the server does not use TLS: {_REMEDY}"
         case SSL.Error(args=([*_, (_, _, str(reason))],)):
             return f"the TLS handshake failed: {reason}"
         case ConnectionRefusedError():
-            return "connection refused: check the host and the port"
+            return f"connection refused: {_REMEDY}"
         case OSError():
-            return describe_os_error(error)
+            return f"{describe_os_error(error)}: {_REMEDY}"
     return str(error)
 
 

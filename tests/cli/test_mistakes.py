@@ -50,6 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "connection refused (start the server with certlet",
         ),
         ("new a.example.com --url {http}", 5, "try {https}"),
+        ("new a.example.com --url https://a.invalid", 5, " (check the host in the URL)"),
+        ("verify a.invalid:443", 5, ": check the host and the port"),
         ("new a.example.com --url https://{status}", 5, "the server does not use TLS: try http://{status}"),
         ("new a.example.com --url {https}/prod", 1, "check that {https}/prod is the service's base URL"),
         ("new a.example.com --url ca.example.com", 1, "ca.example.com is not an http or https URL"),

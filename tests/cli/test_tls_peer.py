@@ -104,9 +104,9 @@ def test_chain_of_a_server_is_shown(chain: Path, address: Address) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("plain", "the server does not use TLS: check the port"),
-        ("closed", "the server closed the connection during the handshake"),
-        ("silent", "no answer within 1 seconds"),
+        ("plain", "the server does not use TLS: check the host and the port"),
+        ("closed", "the server closed the connection during the handshake: check the host and the port"),
+        ("silent", "no answer within 1 seconds: check the host and the port"),
         ("absent", "connection refused: check the host and the port"),
         ("too old", "the TLS handshake failed: "),
     ],
