@@ -47,11 +47,14 @@ class _KeyType(click.Choice[str]):
         )
 
 
+def _is_option(parameter: str) -> bool:
+    """Whether a parameter is among the arguments, and not from its variable or its default."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+
 def forbid_together(*options: str) -> None:
     """Raise a UsageError if the arguments contain more than one of these options."""
-    source = click.get_current_context().get_parameter_source
-    parameters = {option: option[2:].replace("-", "_") for option in options}
-    names = [option for option in options if source(parameters[option]) is ParameterSource.COMMANDLINE]
+    names = [option for option in options if _is_option(option[2:].replace("-", "_"))]
     if len(names) > 1:
         raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
 
@@ -249,6 +252,10 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--audience requires --oidc")
         stored = find_context(url, context)
         service = stored.service
+        if _is_option("context") and not _is_option(
+            "api_key"
+        ):  # the key of the variable may be of another one
+            api_key = stored.api_key
 
         def credentials() -> client.Credentials:
             from service import client  # noqa: PLC0415 - slow to import
@@ -281,7 +288,7 @@ def find_context(url: str | None, name: str | None = None) -> contexts.Context:
     """
     from service.cli import contexts  # noqa: PLC0415 - imports the client, which is slow to import
 
-    if name and click.get_current_context().get_parameter_source("context") is ParameterSource.COMMANDLINE:
+    if _is_option("context"):
         url = None
     return contexts.load().find(name, url) or contexts.Context(url or DEFAULT_URL)
 

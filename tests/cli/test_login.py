@@ -108,6 +108,14 @@ def test_context_is_chosen(tls_server: Server) -> None:
     ):
         run = certlet("new", f"{number}.example.com", *arguments)
         assert (run.returncode, run.stderr) == (0, b"")
+    variables = {"CERTLET_URL": "http://127.0.0.1:9", "CERTLET_API_KEY": "wrong"}
+    for arguments, status in (
+        ((), 5),
+        (("--context", "name"), 0),
+        (("--context", "name", "--api-key", "x"), 4),
+    ):
+        run = certlet("new", "v.example.com", "--force", *arguments, env=variables)
+        assert run.returncode == status, run.stderr
     assert certlet("context", "use", "address").returncode == 0
     listed = [json.loads(line) for line in certlet("context", "list", "--json").stdout.splitlines()]
     assert [(item["name"], item["current"]) for item in listed] == [("address", True), ("name", False)]
