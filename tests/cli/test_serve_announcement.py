@@ -16,20 +16,32 @@ from tests import csrs, servers
 from tests.cli import certlet
 
 
-def test_directory_of_acme_is_printed_if_there_is_one(tmp_path: Path) -> None:
+def announce(directory: Path, *arguments: str, api_key: str = "") -> None:
+    """Print what a start with these arguments prints, on port 8080."""
+    policy = openapi.parse_policy(openapi.load(None))
+    with serve.serve.make_context("serve", list(arguments)) as context:
+        created = Created(ca=False, api_key=api_key)
+        serve_announcement.announce(
+            SimpleNamespace(**context.params), directory, policy, (8080, 0, 0), created
+        )
+
+
+def test_directory_of_acme_is_printed_if_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the public URL if that is set; not without a ledger, and not before a client is allowed."""
-    with servers.certlet_server(tmp_path, "--ledger", "ledger.db") as server:
-        assert "ACME" not in "".join(server.output)
-    servers.run(
-        *servers.CERTLET, "acme", "add", "web", "--ca", "ca", "--url", "https://a.example", cwd=tmp_path
-    )
-    with servers.certlet_server(tmp_path) as server:
-        assert "ACME" not in "".join(server.output)
-    for options, url in (((), ""), (("--url", "https://ca.example.com/x"), "https://ca.example.com/x")):
-        with servers.certlet_server(tmp_path, "--ledger", "ledger.db", *options) as server:
-            assert f"ACME      {url or server.url}/acme/directory" in server.output
-            response = server.request("GET", "/acme/directory").json()
-            assert response["newNonce"] == f"{url or server.url}/acme/new-nonce"
+    ca, ledger, public_url = tmp_path / "ca", ("--ledger", "ledger.db"), "https://ca.example.com/x"
+    servers.create_ca(ca)
+    announce(ca, *ledger)
+    certlet("acme", "add", "web", "--url", "https://a.example").check_returncode()
+    announce(ca)
+    assert "ACME" not in capsys.readouterr().out
+    announce(ca, *ledger)
+    assert "ACME      http://127.0.0.1:8080/acme/directory\n" in capsys.readouterr().out
+    with servers.certlet_server(tmp_path, *ledger, "--url", public_url) as server:
+        assert f"ACME      {public_url}/acme/directory" in server.output
+        response = server.request("GET", "/acme/directory").json()
+    assert response["newNonce"] == f"{public_url}/acme/new-nonce"
 
 
 def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
@@ -57,26 +69,25 @@ def test_json_is_one_object_when_the_server_is_ready(tmp_path: Path) -> None:
 def test_quiet_start_prints_only_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Otherwise the key would be lost."""
     servers.create_ca(tmp_path / "ca")
-    policy = openapi.parse_policy(openapi.load(None))
-    with serve.serve.make_context("serve", ["--quiet"]) as context:
-        for key, output in (("key", "key\n"), ("", "")):
-            settings = SimpleNamespace(**context.params)
-            serve_announcement.announce(
-                settings, tmp_path / "ca", policy, (8080, 0, 0), Created(ca=False, api_key=key)
-            )
-            assert capsys.readouterr().out == output
+    for key, output in (("key", "key\n"), ("", "")):
+        announce(tmp_path / "ca", "--quiet", api_key=key)
+        assert capsys.readouterr().out == output
 
 
-def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:
+def test_server_without_a_valid_api_key_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A key that has expired is a reason to warn, not to create another one; one valid key is enough."""
-    assert certlet("init", "ca").returncode == 0
-    file, expired = Path("ca/api-keys.json"), {"sha256": "0" * 64, "expires": "2020-01-01T00:00:00Z"}
-    for keys, is_warned in (([expired], True), ([expired, {"sha256": "1" * 64}], False)):
-        file.write_text(json.dumps({"ci": keys}))
-        with servers.certlet_server(tmp_path, env={}) as server:
-            warning = "Warning   every API key has expired: create one with certlet api-key add NAME --ca "
-            assert any(line.startswith(warning) for line in server.output) is is_warned
-            assert not any(line.startswith("API key") for line in server.output)
+    servers.create_ca(tmp_path / "ca")
+    file, expired = tmp_path / "ca/api-keys.json", {"sha256": "0" * 64, "expires": "2020-01-01T00:00:00Z"}
+    file.write_text(json.dumps({"ci": [expired]}))
+    warning = "Warning   every API key has expired: create one with certlet api-key add NAME --ca "
+    with servers.certlet_server(tmp_path, env={}) as server:
+        assert any(line.startswith(warning) for line in server.output)
+        assert not any(line.startswith("API key") for line in server.output)
+    announce(tmp_path / "ca")
+    assert warning in capsys.readouterr().out
+    file.write_text(json.dumps({"ci": [expired, {"sha256": "1" * 64}]}))
+    announce(tmp_path / "ca")
+    assert warning not in capsys.readouterr().out
 
 
 URLS = [
