@@ -232,10 +232,11 @@ def run_scenario(
     scenario: Callable[[Monitoring, Pool], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
     interval: float = 0,
+    wait: float = 0.2,
 ) -> None:
     """Run a scenario with a new listener, which invokes the function again after `interval`."""
     monkeypatch.setattr(monitoring, "INTERVAL", interval)
-    monkeypatch.setattr(monitoring, "WAIT", 0.2)
+    monkeypatch.setattr(monitoring, "WAIT", wait)
 
     async def main() -> None:
         pool = Pool()
@@ -269,11 +270,11 @@ def test_function_is_invoked_once_for_simultaneous_requests(monkeypatch: pytest.
         assert (await tested._respond("GET", "/metrics"))[1] == first
         assert await tested._respond("GET", "/readyz") == (200, "ok\n")
         assert pool.calls == {"health": 1, "ca": 1, "crl": 1}
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.05)
         assert "issued_total{" in (await tested._respond("GET", "/metrics"))[1]
         assert pool.calls == {"health": 2, "ca": 2, "crl": 2}
 
-    run_scenario(scenario, monkeypatch, interval=0.3)
+    run_scenario(scenario, monkeypatch, interval=1, wait=5)
 
 
 def test_disconnected_client_does_not_cancel_the_call_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
