@@ -31,6 +31,7 @@ import aiohttp
 from service import hardening, log_level
 from service.challenge_queue import MAX_PACKET, ChallengeResult, QueuedChallenge, send
 from service.gateway import sandbox
+from service.gateway.listening import bracket_host
 
 HTTP_PORT: Final = 80
 DNS_PORT: Final = 53
@@ -193,11 +194,11 @@ class HttpValidator:
 
     async def _get(self, challenge: QueuedChallenge, address: IpAddress) -> tuple[int, bytes]:
         """Return the status and the start of the body, of at most `MAX_BODY` + 1 octets."""
-        url = f"http://{_host(str(address))}:{self._port}{_PATH}{challenge.token}"
+        url = f"http://{bracket_host(str(address))}:{self._port}{_PATH}{challenge.token}"
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Host": _host(challenge.name), "Accept-Encoding": "identity"},
+            headers={"Host": bracket_host(challenge.name), "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             auto_decompress=False,
         )
@@ -224,11 +225,7 @@ def _fault(status: int, body: bytes, key_authorization: str) -> str:
 
 
 def _url(challenge: QueuedChallenge) -> str:
-    return f"http://{_host(challenge.name)}{_PATH}{challenge.token}"
-
-
-def _host(name: str) -> str:
-    return f"[{name}]" if ":" in name else name
+    return f"http://{bracket_host(challenge.name)}{_PATH}{challenge.token}"
 
 
 def _list(addresses: Iterable[IpAddress]) -> str:
