@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service import openapi
+from service.pki import encoding
 from service.web.acme_problems import NAMESPACE
 from service.web.app import MAX_BODY_BYTES
 from tests import csrs, factories, input_forms, servers
@@ -33,7 +34,7 @@ def test_csr_is_signed(server: Server) -> None:
     assert response.status == 200
     signed = assert_documented("/sign", "post", response)
     certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
-    assert signed["serial_number"].lstrip("0") == f"{certificate.serial_number:x}"
+    assert signed["serial_number"] == encoding.format_serial(certificate.serial_number)
     assert signed["fingerprint_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
     assert signed["not_before"] == f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
     assert signed["not_after"] == f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.pki import keys
+from service.pki import encoding, keys
 from tests import csrs, servers
 from tests.servers import API_KEY, Server
 
@@ -51,7 +51,7 @@ def test_firefox_signs_a_pasted_csr(shown: Any, downloads: Path) -> None:
     """A pasted CSR is signed, and the downloaded bundle has the certificate that the page shows."""
     certificate = read_bundle(downloads / "www.example.com.pem")
     assert certificate.public_key() == csrs.private_key("p-256").public_key()
-    assert f"{certificate.serial_number:040x}" in shown["facts"]
+    assert encoding.format_serial(certificate.serial_number) in shown["facts"]
     assert "DNS www.example.com" in shown["facts"]
 
 
