@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from cryptography import x509
 
 from service import atomic_write
 from service.cli.terminal import Command, CommandError, Group, json_option, note, report
@@ -63,6 +64,8 @@ def load() -> Contexts:
     try:
         content = json.loads(path().read_bytes())
         by_name = {name: Context(**members) for name, members in content["contexts"].items()}
+        for pem in filter(None, (context.root_pem for context in by_name.values())):
+            x509.load_pem_x509_certificate(pem.encode())
         return Contexts(str(content["current"]), by_name)
     except FileNotFoundError:
         return Contexts()

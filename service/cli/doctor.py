@@ -29,6 +29,9 @@ _MAX_CLOCK_ERROR: Final = timedelta(seconds=60)  # certificates are valid from f
 _CA_ENDS_IN: Final = timedelta(days=90)
 _KEY_ENDS_IN: Final = timedelta(days=14)
 
+_ROLLOVER: Final = "certlet rollover creates its successor (docs/how-to/rollover.md)"
+_NEXT_ROOT: Final = "ask the operator for the next root, and run certlet login with it"
+
 # The remedy of a ClientError -> that after the comparison of the clocks.
 _REMEDIES: Final = {client.COMPARE_CLOCKS: "if the clocks agree, renew the certificate of the server"}
 _DEFAULT_REMEDIES: Final = {
@@ -64,8 +67,8 @@ def doctor(*, ca: Path, service: client.Service, credentials: Callable[[], clien
     """Find what is wrong with this machine, a CA and a service.
 
     The CA is that in --ca, if there is one: its files, their modes, its chain, what ends when, and the URLs
-    in its certificates. The service is that of --url or certlet login: its clock, and whether it accepts the
-    API key. Each finding has a remedy.
+    in its certificates. The service is that of --url or certlet login: its root, its clock, and whether it
+    accepts the API key. Each finding has a remedy.
 
     Exit status: 0 if there is no error, even with warnings; 1 if there is one; 2 if the arguments are
     invalid; 4 if the file of --token-file cannot be read.
@@ -116,7 +119,7 @@ def _ca(ca: Path, now: datetime) -> Iterator[Finding]:
         signing, chain = ca_directory.load_chain(ca)
         yield from _exposed(serve_checks.secret_files(ca))
         for certificate in (signing, *chain):
-            yield _end(certificate, now)
+            yield _end("CA", certificate, now, _ROLLOVER)
         for path, problem in check.find_ca_problems(ca):
             text, _, remedy = problem.removesuffix(")").rpartition(" (" if problem.endswith(")") else ": ")
             yield Finding(Level.WARNING, str(path), text or remedy, remedy if text else "")
@@ -133,15 +136,15 @@ def _ca(ca: Path, now: datetime) -> Iterator[Finding]:
         yield _reachability(url)
 
 
-def _end(certificate: x509.Certificate, now: datetime) -> Finding:
+def _end(subject: str, certificate: x509.Certificate, now: datetime, remedy: str) -> Finding:
+    """Examine when a certificate of a CA ends; `remedy` is for one that has ended, or ends soon."""
     name, end = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc
     text = f"{name} ends at {encoding.format_timestamp(end)}"
     if now < certificate.not_valid_before_utc:
         start = encoding.format_timestamp(certificate.not_valid_before_utc)
         return Finding(Level.ERROR, "clock", f"it is before the start of {name}, {start}", "set the clock")
     level = Level.ERROR if end <= now else Level.WARNING if end < now + _CA_ENDS_IN else Level.OK
-    remedy = "" if level is Level.OK else "certlet rollover creates its successor (docs/how-to/rollover.md)"
-    return Finding(level, "CA", text, remedy)
+    return Finding(level, subject, text, "" if level is Level.OK else remedy)
 
 
 def _reachability(url: str) -> Finding:
@@ -155,7 +158,10 @@ def _reachability(url: str) -> Finding:
 
 
 def _service(service: client.Service, credentials: Callable[[], client.Credentials]) -> Iterator[Finding]:
-    """Examine the clock, TLS and the API key of a service."""
+    """Examine the root, the clock, TLS and the API key of a service."""
+    now = datetime.now(UTC)
+    if service.root_pem:
+        yield _end("root", x509.load_pem_x509_certificate(service.root_pem.encode()), now, _NEXT_ROOT)
     try:
         date, now = client.fetch_date(service.url), datetime.now(UTC)
     except client.ClientError as error:

@@ -20,7 +20,8 @@ from service.cli.contexts import Context, Contexts
 from service.cli.doctor import Level
 from service.gateway import sandbox
 from service.keystore import ca_directory
-from tests import servers
+from service.pki import encoding
+from tests import factories, servers
 from tests.cli import certlet, tls_context, write_site
 from tests.servers import API_KEY, QuietHandler, Server
 
@@ -139,9 +140,21 @@ def test_end_of_the_ca_is_found(ca: Path) -> None:
         (end + timedelta(seconds=1), Level.ERROR, "CA"),
         (start - timedelta(seconds=1), Level.ERROR, "clock"),
     ):
-        finding = doctor._end(signing, now)
+        finding = doctor._end("CA", signing, now, "rollover")
         assert (finding.level, finding.subject) == (level, subject)
         assert bool(finding.remedy) == (level is not Level.OK)
+
+
+@pytest.mark.parametrize(("days", "level"), [(91, "ok"), (89, "warning"), (-1, "error")])
+def test_end_of_the_root_of_login_is_found(days: int, level: str) -> None:
+    """The service need not respond."""
+    end = datetime.now(UTC) + timedelta(days=days)
+    root = factories.root(start=end - timedelta(days=365), end=end)
+    context = Context(NOWHERE["CERTLET_URL"], encoding.encode_pem([root]), API_KEY)
+    contexts.change(lambda _: Contexts("a", {"a": context}))
+    (finding,) = [item for item in findings(int(days < 0), CERTLET_URL="") if item["subject"] == "root"]
+    assert finding["level"] == level
+    assert ("run certlet login" in finding["remedy"]) == (level != "ok")
 
 
 def test_api_key_that_ends_is_found(ca: Path) -> None:

@@ -147,7 +147,8 @@ def test_context_is_chosen(tls_server: Server) -> None:
 def test_damaged_file_is_an_error() -> None:
     """It is named, and what to do with it."""
     contexts.path().parent.mkdir(parents=True)
-    for content in ("{", "[]", '{"current": "", "contexts": {"a": {}}}', '{"contexts": {}}'):
+    damaged_root = '{"current": "a", "contexts": {"a": {"url": "https://a", "root_pem": "x"}}}'
+    for content in ("{", "[]", '{"current": "", "contexts": {"a": {}}}', '{"contexts": {}}', damaged_root):
         contexts.path().write_text(content)
         run = certlet("context", "list")
         message = f"certlet: {contexts.path()} is damaged: delete it, and log in again\n"
