@@ -1,9 +1,13 @@
 """A ledger in a SQLite file, for the processes of one machine.
 
 Write-ahead logging lets processes read while one writes. Each change is a transaction, which no killed
-process loses. It is on disk when the method returns, except for a used nonce, a new order, and an order that
-is being finalized: they are on disk with the next other change, such as the order's certificate. So a power
-failure loses no certificate that a client received, and the client of a lost order creates another one.
+process loses. It is on disk when the method returns, with four exceptions: a used nonce, a new order with its
+count, the mark of a replaced certificate, and an order that is being finalized. They are on disk with the
+next other change, such as the order's certificate.
+
+So a power failure loses no certificate that a client received. The client of a lost order creates another
+one. An order that was being finalized may be ready again: its next certificate is another one, and the audit
+log has both.
 """
 
 from __future__ import annotations
@@ -252,7 +256,7 @@ class SqliteLedger:
 
     def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:
         """As in the protocol."""
-        with self._change():
+        with self._change("NORMAL"):
             statement = (
                 "INSERT INTO replaced VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "
                 "SET order_id = excluded.order_id, expires_at = excluded.expires_at "

@@ -154,6 +154,7 @@ def test_issuance_waits_once_for_the_disk(path: Path) -> None:
         ("FULL", lambda: ledger.add_account(account)),
         ("NORMAL", lambda: ledger.consume_nonce("n", NOW + HOUR)),
         ("NORMAL", lambda: ledger.count("web", (NOW, NOW + HOUR), 1)),
+        ("NORMAL", lambda: ledger.mark_replaced("a", order.id, NOW + HOUR)),
         ("NORMAL", lambda: ledger.add_order(order)),
         ("NORMAL", lambda: ledger.update_order(claimed)),
         ("FULL", lambda: ledger.update_order(completed)),

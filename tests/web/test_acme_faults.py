@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +27,14 @@ from service.pki.errors import CAUnavailable
 from service.web import app
 from service.web.acme import AcmeStore
 from tests import csrs, factories
+from tests.examples import certificate_id
 from tests.servers import Response
 from tests.web import jws_requests
 from tests.web.acme_client import JOSE, AcmeClient, key_change
 from tests.web.test_acme import ACME_KEY, NAMES, URL, Killed, Site, assert_problem
 
 CHANGES = frozenset({"consume_nonce", "update_order", "add_order", "add_account", "update_account", "count"})
+FILES = ("", "-wal")  # the ends of the names of a ledger's files
 
 
 class FailingLedger:
@@ -119,6 +123,63 @@ def test_order_and_account_of_a_failing_ledger_are_created_again(site: Site, *, 
             assert failed.headers["Retry-After"]
         assert request().status in statuses
     assert not serial_numbers(site)
+
+
+class PowerFailure:
+    """Copies a ledger's files whenever a change is on disk: what is left of them after a power failure."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site = site
+        change = site.ledger._change
+
+        @contextlib.contextmanager
+        def copying_change(synchronous: str = "FULL") -> Iterator[None]:
+            with change(synchronous):
+                yield
+            if synchronous == "FULL":
+                for suffix in FILES:
+                    shutil.copy(f"{site.ledger._path}{suffix}", f"{site.ledger._path}.copy{suffix}")
+
+        monkeypatch.setattr(site.ledger, "_change", copying_change)
+
+    def happen(self) -> None:
+        """Open the ledger with the copies, as if the machine had started again."""
+        ledger = self.site.ledger
+        ledger.close()
+        for suffix in FILES:
+            shutil.copy(f"{ledger._path}.copy{suffix}", f"{ledger._path}{suffix}")
+        SqliteLedger.__init__(ledger, ledger._path, self.site.clock, create=False)
+
+
+def test_power_failure_loses_no_certificate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account and the certificate are there. An order is lost with its mark, so the next one may replace."""
+    power = PowerFailure(site, monkeypatch)
+    client = site.client()
+    finalized = client.finalize(client.order(*NAMES).json()).json()
+    leaf = leaf_of(client, finalized)
+    lost = client.order(*NAMES, replaces=certificate_id(leaf))
+    power.happen()
+    assert leaf_of(client, finalized) == leaf
+    assert_problem(client.post(lost.headers["Location"]), 404, "malformed")
+    assert client.order(*NAMES, replaces=certificate_id(leaf)).status == 201
+
+
+def test_order_whose_claim_is_lost_is_finalized_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second certificate is another one, and the audit log has both."""
+    power = PowerFailure(site, monkeypatch)
+    client = site.client()
+    ordered = client.order(*NAMES)
+    site.client()  # a change that is on disk, and with it the order
+    ledger = fail(site)
+    ledger.fails_at = 2  # the certificate is signed, and not stored
+    assert client.finalize(ordered.json()).status == 503
+    power.happen()
+    site.clock.now += timedelta(seconds=1)
+    order = client.post(ordered.headers["Location"]).json()
+    assert order["status"] == "ready"
+    leaf = leaf_of(client, client.finalize(order).json())
+    assert len(serial_numbers(site)) == 2
+    assert encoding.format_serial(leaf.serial_number) in serial_numbers(site)
 
 
 def test_full_disk_is_a_503_until_there_is_space(site: Site) -> None:
