@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,7 +57,7 @@ def measure(ca: Path, key_type: str, seconds: float) -> list[Baseline]:
     Raises:
         BenchError: a request was refused, or openssl printed no figures.
     """
-    with _pinned_to(load.cores()[0]):
+    with load.pinned_to(load.cores()[0]):
         calls = {**_issuance(ca), **_library(ca)}
         baselines = [Baseline(name, _cost(call, seconds) / count) for name, (call, count) in calls.items()]
         return [*baselines, *_openssl(key_type)]
@@ -140,14 +138,3 @@ def _cost(call: Callable[[], object], seconds: float) -> float:
         call()
         calls += 1
     return elapsed / calls * 1e6
-
-
-@contextlib.contextmanager
-def _pinned_to(core: int) -> Iterator[None]:
-    """Run this process, and those that it starts, on one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

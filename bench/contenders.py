@@ -194,7 +194,7 @@ def verify_body(body: bytes, endpoint: Endpoint, number: int, ca: Path) -> None:
     root, signing = ca / ca_directory.ROOT_CERTIFICATE, ca / ca_directory.SIGNING_CERTIFICATE
     issuer = x509.load_pem_x509_certificate(signing.read_bytes())
     for csr, pem in zip(csrs, certificates, strict=True):
-        _verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)
+        verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)
     files = ["-CAfile", str(root), "-untrusted", str(signing)]
     command = ["openssl", "verify", "-purpose", "sslserver", *files]
     last = certificates[-1].encode()
@@ -203,15 +203,22 @@ def verify_body(body: bytes, endpoint: Endpoint, number: int, ca: Path) -> None:
         raise BenchError(f"{endpoint.name}: openssl verify: {process.stderr.decode()}")
 
 
-def _verify_certificate(
+def verify_certificate(
     csr: x509.CertificateSigningRequest, certificate: x509.Certificate, issuer: x509.Certificate
 ) -> None:
+    """Verify the issuer of a certificate, its validity, and that it has the key and names of a CSR.
+
+    Raises:
+        BenchError: one of them is wrong.
+    """
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, InvalidSignature) as error:
         raise BenchError("a certificate has another issuer than the CA under test") from error
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    requested = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    names, requested = (
+        set(item.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        for item in (certificate, csr)
+    )
     now = datetime.now(UTC)
     if (certificate.public_key(), names) != (csr.public_key(), requested):
         raise BenchError("a certificate has another key or name than its request")

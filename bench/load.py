@@ -85,6 +85,17 @@ def pinned(core: int, command: Sequence[str | Path]) -> list[str]:
     return ["taskset", "--cpu-list", str(core), *map(str, command)]
 
 
+@contextlib.contextmanager
+def pinned_to(core: int) -> Iterator[None]:
+    """Run this process, and those that it starts, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def run(
     pid: int, url: str, headers: Mapping[str, str], bodies: Sequence[bytes], connections: int, seconds: int
 ) -> Load:

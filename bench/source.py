@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from bench.load import BenchError
 from tests import servers
 
 _NO_USAGE_PLAN: Final = ("--no-usage-plan", "--unlimited")  # of `serve`: its name, and its name before
-_TIMEOUT: Final = 300  # seconds for a command
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,8 @@ class Source:
         Raises:
             BenchError: it failed; the message is the last line of its errors.
         """
-        process = subprocess.run(  # noqa: S603 - a module of the project
-            [sys.executable, "-P", "-m", module, *arguments],
-            cwd=cwd,
-            env=self.environ(**environ),
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
+        command = (sys.executable, "-P", "-m", module, *arguments)
+        process = servers.run(*command, cwd=cwd, env=self.environ(**environ), check=False)
         if process.returncode:
             lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
             raise BenchError(f"{module} {' '.join(map(str, arguments))}: {lines[-1]}")
@@ -96,7 +87,7 @@ def checkout(revision: str) -> Iterator[Source]:
 
 
 def _run(*command: str) -> str:
-    process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603 - fixed commands
+    process = servers.run(*command, check=False)
     if process.returncode:
         raise BenchError(f"{command[0]}: {process.stderr.strip()}")
     return process.stdout.strip()

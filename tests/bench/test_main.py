@@ -11,13 +11,19 @@ from bench.load import BenchError, Refused
 
 
 @pytest.mark.parametrize(
-    ("error", "has_hint"), [(Refused("u: {'refused': 1}"), True), (BenchError("u: no"), False)]
+    ("error", "line", "has_hint"),
+    [
+        (Refused("u: {'refused': 1}"), "u: {'refused': 1}", True),
+        (BenchError("u: no"), "u: no", False),
+        (TimeoutError("u"), "TimeoutError('u')", False),
+    ],
 )
 def test_failed_section_is_reported_and_has_no_figures(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     error: Exception,
+    line: str,
     *,
     has_hint: bool,
 ) -> None:
@@ -30,9 +36,9 @@ def test_failed_section_is_reported_and_has_no_figures(
     monkeypatch.setattr(acme, "compare", lambda _settings: [])
     arguments = ["--short", "--only", "cfssl", "--only", "acme", "--output-dir", str(tmp_path)]
     assert command.main(arguments) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"bench: cfssl: {error}"
-    assert [command.BATCH_HINT in line for line in lines[1:]] == [True] * has_hint
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == f"bench: cfssl: {line}"
+    assert [command.BATCH_HINT in other for other in others] == [True] * has_hint
     document = json.loads((tmp_path / "bench.json").read_text())
     assert (document["comparison"], document["acme"]) == (None, [])
 
