@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     # numbers that are not positive. Its warnings quote our source code.
     for message in ("Attribute's length", "Parsed a serial number"):
         warnings.filterwarnings("ignore", message, UserWarning)
+    _open_closed_streams()
+    _handle_signals()
     status: int = ExitStatus.REFUSED
     try:
         if instruction := os.environ.get(COMPLETION):
@@ -87,6 +89,22 @@ def main(argv: list[str] | None = None) -> int:
         message, status = str(error), exit_status.of_error(error)
     warn(f"certlet: {message}")
     return status
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null as each standard stream that the caller closed, for which Python has None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: that of the stream
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - a standard library signature
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def _handle_signals() -> None:
+    """Raise SystemExit for a signal that would kill the process, so that temporary files are deleted."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _format_usage_error(error: click.UsageError) -> str:

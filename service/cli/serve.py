@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -193,8 +192,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     log_level.configure(settings.log_level)
     notifier = Notifier.take(os.environ)
     is_https = serve_checks.verify_tls_options(settings)
-    # From here on SIGTERM raises SystemExit, so that what a start created is deleted; SIGHUP waits.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # SIGTERM raises SystemExit, so that what a start created is deleted; SIGHUP waits from here on.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     document, policy = _load_document(settings, settings.ca)
     serve_checks.verify_ca(settings)

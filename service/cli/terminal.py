@@ -56,6 +56,14 @@ class Command(click.Command):
         self.params.append(click.Option(names, is_flag=True, expose_value=False, callback=_store, help=text))
         _add_exit_statuses(self, _SERVICE_STATUSES if uses_service else _STATUSES)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. click's error for a missing value does not name the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
 
 class Group(click.Group):
     """A group of such commands; the arguments are those of `Command`."""

@@ -7,7 +7,9 @@ import importlib
 import os
 import pty
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -151,6 +153,58 @@ def test_closed_pipe_ends_a_command_silently(tmp_path: Path, arguments: tuple[st
             cwd=tmp_path, env=servers.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_stream_is_that_of_dev_null(tmp_path: Path, closed: str) -> None:
+    """What is written to it is lost, and nothing else changes."""
+    command = shlex.join([*servers.CERTLET, "show", "-"])
+    null = closed.replace("<&-", "< /dev/null").replace(">&-", "> /dev/null")
+    runs = [
+        servers.run(servers.create_script(tmp_path / "run", f"exec {command} {redirections}"), check=False)
+        for redirections in (closed, null)
+    ]
+    first, second = ((run.returncode, run.stdout, run.stderr) for run in runs)
+    assert first == second
+
+
+@pytest.mark.parametrize("number", ["TERM", "HUP"])
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_signal_leaves_no_temporary_file(tmp_path: Path, number: str, *, is_ignored: bool) -> None:
+    """The private key is in a temporary file while a request waits. An ignored signal changes nothing."""
+    action = "ignore" if is_ignored else "default"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [
+            "env",
+            f"--{action}-signal={number}",
+            *servers.CERTLET,
+            "new",
+            "a.example.com",
+            "--url",
+            url,
+        ]
+        environ = servers.environ(CERTLET_API_KEY=servers.API_KEY)
+        with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            assert list(tmp_path.iterdir())
+            process.send_signal(signal.Signals[f"SIG{number}"])
+            if is_ignored:
+                silent.close()
+                connection.close()
+            _, error = process.communicate(timeout=20)
+            connection.close()
+    status = ExitStatus.UNREACHABLE if is_ignored else 128 + signal.Signals[f"SIG{number}"]
+    assert (process.returncode, bool(error)) == (status, is_ignored)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["new", "api-key add"])
+def test_error_of_a_missing_value_refers_to_the_help_of_the_command(command: str) -> None:
+    option = {"new": "--out", "api-key add": "--ca"}[command]
+    run = certlet(*command.split(), "x", option)
+    message = f"certlet: option '{option}' requires an argument (see certlet {command} --help)\n"
+    assert (run.returncode, run.stderr.decode()) == (2, message)
 
 
 SERVER: Final = {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"}
