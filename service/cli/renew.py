@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -9,7 +10,7 @@ import shlex
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +30,7 @@ from service.cli.new import create_csr, parse_signed
 from service.cli.terminal import Command, CommandError, describe_os_error, json_option, note, report, warn
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, encoding, input_formats, keys
-from service.pki.errors import IssuanceError
+from service.pki.errors import CAError, IssuanceError
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import CertificateId
 
@@ -38,6 +39,7 @@ EARLY: Final = " (early: the service asked for it)"
 
 _DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
 _HOOK_REMEDY: Final = "the certificates are renewed, so run the hook yourself"
+_STDERR: Final = 2
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _MIN_DELAY: Final = 60.0  # seconds
 _MAX_RETRY_DELAY: Final = 3600.0  # seconds
@@ -69,7 +71,7 @@ def _parse_hook(text: str) -> list[str]:
     type=_parse_hook,
     metavar="COMMAND",
     help=f"Run this command once, without a shell, if a certificate was renewed. ${RENEWED} lists the files, "
-    "one per line. The environment has no passphrase, API key, token or AWS_ variable.",
+    "one per line. The environment has no passphrase, API key, token or AWS_ variable. Output is on stderr.",
 )
 @click.option("--key-file", type=FILE, help="Use this key, for a single FILE.", show_default="FILE.key")
 @click.option("--new-key", is_flag=True, help="Create a new key of the same type.")
@@ -163,7 +165,9 @@ def _renew_due(
     due: list[datetime] = []
     for path in dict.fromkeys(files):
         try:
-            target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
+            # with_suffix() raises ValueError for a directory such as `.`, which has no name.
+            key_path = _target(key_file or path.parent / f"{path.stem}.key")
+            target = _target(path)
             # A concurrent command waits, and then reads the new certificate.
             with locked_directory(target.parent):
                 certificate = _load_certificate(target)
@@ -251,15 +255,17 @@ class _Session:
     ) -> x509.Certificate:
         """Replace a certificate, and its key if that is new; return the new certificate."""
         key, request = self._create_request(key_path, certificate)
-        certificates = parse_signed(client.sign(self.service, self._caller, request), key)
-        _verify_replacement(certificates[0], certificate, may_end_earlier=may_end_earlier)
+        # Write before signing: the disk may be full. A certificate that cannot be written would be lost.
+        _try_write(path)
         with atomic_files() as write:
             if self.new_key:  # a reader between the two renames sees a mismatch
-                mode = stat.S_IMODE(key_path.stat().st_mode)
-                write(
-                    key_path, keys.encode_private_key(key, input_files.read_new_secret(KEY_PASSPHRASE)), mode
-                )
-            write(path, encoding.encode_pem(certificates).encode(), 0o644)
+                passphrase, mode = input_files.read_new_secret(KEY_PASSPHRASE), key_path.stat().st_mode
+                with _errors_for(key_path):
+                    write(key_path, keys.encode_private_key(key, passphrase), stat.S_IMODE(mode))
+            certificates = parse_signed(client.sign(self.service, self._caller, request), key)
+            _verify_replacement(certificates[0], certificate, may_end_earlier=may_end_earlier)
+            with _errors_for(path):
+                write(path, encoding.encode_pem(certificates).encode(), 0o644)
         return certificates[0]
 
     def _create_request(
@@ -306,6 +312,26 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+class _CancelledError(Exception):
+    """Ends `atomic_files` without replacing a file."""
+
+
+def _try_write(path: Path) -> None:
+    """Write a temporary file in place of a certificate, and delete it; OSError if that fails."""
+    with contextlib.suppress(_CancelledError), _errors_for(path), atomic_files() as write:
+        write(path, path.read_bytes() * 2, 0o644)  # the new one may be larger
+        raise _CancelledError
+
+
+@contextlib.contextmanager
+def _errors_for(path: Path) -> Iterator[None]:
+    """Give errors of the operating system the name of a file, instead of a temporary one or none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _load_certificate(path: Path) -> x509.Certificate:
     data = path.read_bytes()
     if input_formats.contains_private_key(data):
@@ -313,7 +339,19 @@ def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return certificate_reader.parse_pem(data)
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(_describe_format(path, data) or str(error)) from error
+
+
+def _describe_format(path: Path, data: bytes) -> str:
+    """Describe a file that has no certificate in PEM, and say what to do; '' if its format is not known."""
+    if input_formats.name_der(data) == input_formats.CERTIFICATE:
+        new = path.with_suffix(".pem" if path.suffix == ".crt" else ".crt")
+        command = shlex.join(["openssl", "x509", "-inform", "der", "-in", str(path), "-out", str(new)])
+        return f"the certificate is in DER: convert it to PEM with {command}"
+    with contextlib.suppress(Exception):  # the library has no common class for what malformed bytes raise
+        x509.load_der_x509_csr(input_formats.find_csr(data)[0])
+        return "this is a CSR, not a certificate: certlet sign gets a certificate for it"
+    return ""
 
 
 def _due_time(certificate: x509.Certificate, expires_in: timedelta | None) -> datetime:
@@ -325,7 +363,12 @@ def _due_time(certificate: x509.Certificate, expires_in: timedelta | None) -> da
 
 
 def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
-    key = input_files.load_private_key(path)
+    try:
+        key = input_files.load_private_key(path)
+    except CAError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise CommandError(f"{error} (--key-file names another file)") from error
+        raise
     if key.public_key() != certificate.public_key():
         temporary = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
         hint = f"; an interrupted command left {', '.join(temporary)}" if temporary else ""
@@ -378,16 +421,22 @@ def _create_key_like(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuer
 
 
 def _run_hook(command: Sequence[str], renewed: Sequence[str]) -> bool:
-    """Run the hook without secrets in its environment; return whether it succeeded."""
+    """Run the hook without secrets in its environment; return whether it succeeded.
+
+    Its output is on stderr, since stdout has the results.
+    """
     prefixes = hardening.SECRET_ENV_PREFIXES
     environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     try:
         status = subprocess.run(  # noqa: S603 - the operator's own command
-            command, env={**environ, RENEWED: "\n".join(renewed)}, check=False
+            command, stdout=_STDERR, env={**environ, RENEWED: "\n".join(renewed)}, check=False
         ).returncode
     except OSError as error:
         warn(f"certlet: deploy hook {command[0]}: {error.strerror} ({_HOOK_REMEDY})")
         return False
     if status:
-        warn(f"certlet: deploy hook {command[0]} failed with exit status {status} ({_HOOK_REMEDY})")
+        reason = f"failed with exit status {status}"
+        if status < 0:
+            reason = f"was ended by signal {-status} ({signal.strsignal(-status)})"
+        warn(f"certlet: deploy hook {command[0]} {reason} ({_HOOK_REMEDY})")
     return not status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import resource
 import signal
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from service import client
 from service.cli import renew
 from service.cli.terminal import CommandError
 from service.exit_status import ExitStatus
-from service.pki import encoding, revocation
+from service.pki import encoding, keys, revocation
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
 from tests.cli import certlet, use_service, write_site
@@ -357,9 +358,11 @@ def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     keyless.with_suffix(".key").unlink()
     (tmp_path / "both.crt").write_bytes(good.read_bytes() + good.with_suffix(".key").read_bytes())
     (tmp_path / "junk.crt").write_bytes(b"junk")
-    bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt"]
+    (tmp_path / "der.crt").write_bytes(encoding.encode_der(load_leaf(good)))
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build()))
+    bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt", "der.crt", "a.csr"]
     before = {name: (tmp_path / name).read_bytes() for name in bad}
-    run = certlet("renew", "no.crt", *bad, good.name, "--expires-in", "100d")
+    run = certlet("renew", "no.crt", *bad, ".", "/", good.name, "--expires-in", "100d")
     assert run.returncode == 1
     assert run.stdout.startswith(b"Renewed   a.example.com.crt, valid until ")
     lines = run.stderr.decode().splitlines()
@@ -367,18 +370,51 @@ def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     fragments = (
         "No such file",
         "does not match the certificate",
-        "c.example.com.key",
+        "c.example.com.key: No such file or directory (--key-file names another file)",
         "also contains a private key",
         "not PEM",
+        "DER: convert it to PEM with openssl x509 -inform der -in der.crt -out der.pem",
+        "a.csr: this is a CSR, not a certificate: certlet sign gets a certificate for it",
+        "certlet: .: Is a directory",
+        "certlet: /: Is a directory",
     )
     assert all(fragment in line for line, fragment in zip(lines, fragments, strict=True))
     assert {name: (tmp_path / name).read_bytes() for name in bad} == before
+
+
+@pytest.mark.parametrize("new_key", [False, True], ids=["same key", "new key"])
+def test_full_disk_is_found_before_signing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, new_key: bool
+) -> None:
+    """The error names the file, no certificate is issued, and key and certificate stay unchanged."""
+    path = create_certificate(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    intents = server.read_log().count('"event":"intent"')
+    if new_key:  # only it is larger than the disk
+        monkeypatch.setattr(keys, "encode_private_key", lambda *_: bytes(200_000))
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if new_key else 0, hard))
+    try:
+        run = certlet("renew", path.name, "--expires-in", "100d", *["--new-key"] * new_key)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file = "a.example.com.crt: a.example.com.key" if new_key else "a.example.com.crt"
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {file}: File too large\n")
+    assert server.read_log().count('"event":"intent"') == intents
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "fragment"),
     [
         (("--profile", "client"), 0, ""),
+        (("--profile", "none", "--new-key"), 1, "is not one of: server, client, peer"),
+        (("--deploy-hook", "echo out"), 0, ""),
+        (
+            ("--deploy-hook", "sh -c 'echo out; kill -9 $$'"),
+            1,
+            "hook sh was ended by signal 9 (Killed) (the certificates are renewed, so",
+        ),
         (("--api-key", "x"), 4, "403"),
         (
             ("--deploy-hook", "./none"),
@@ -397,13 +433,20 @@ def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
 )
 @pytest.mark.usefixtures("server")
 def test_refusal_and_failed_hook_are_errors(
-    tmp_path: Path, arguments: tuple[str, ...], status: int, fragment: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], status: int, fragment: str
 ) -> None:
-    """The exit status is 1 for a refusal or a failed hook, and 2 for invalid arguments."""
+    """The exit status is 1 for a refusal or a failed hook, and 2 for invalid arguments.
+
+    The output of a hook is on stderr. A key is replaced only together with its certificate.
+    """
     path = create_certificate(tmp_path)
+    key = path.with_suffix(".key").read_bytes()
     run = certlet("renew", path.name, "--expires-in", "100d", *arguments)
     assert (run.returncode, fragment in run.stderr.decode()) == (status, True)
     assert b"Traceback" not in run.stderr
+    assert tuple(capfd.readouterr()) == ("", "out\n" if "echo out" in arguments[-1] else "")
+    assert path.with_suffix(".key").read_bytes() == key
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
