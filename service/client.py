@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import secrets
 import socket
@@ -36,11 +37,14 @@ _MAX_RETRIES: Final = 2
 # The errors of OpenSSL (x509_vfy.h).
 _DATE_ERRORS: Final = (9, 10)  # not yet valid, expired
 _NAME_ERRORS: Final = (62, 64)  # of a DNS name, of an IP address
-_TRUST_ROOT: Final = "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"
+_CERT_FILE: Final = "SSL_CERT_FILE"
+TRUST_ROOT: Final = f"certlet login trusts the root of a service; or set ${_CERT_FILE} to it"
 _USE_NAME: Final = "use a name of its certificate in the URL; certlet show HOST:PORT lists them"
 COMPARE_CLOCKS: Final = (
     "certlet doctor compares the clocks; if they agree, the server needs a new certificate"
 )
+_CHECK_API_KEY: Final = "check --api-key, $CERTLET_API_KEY or certlet login"
+_CHECK_URL: Final = "check that {} is the service's base URL, including the stage"
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the service may have signed
 _BUSY: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -51,6 +55,8 @@ _EXIT_STATUSES: Final[Mapping[int, ExitStatus]] = {
     HTTPStatus.FORBIDDEN: ExitStatus.NOT_PERMITTED,
     **dict.fromkeys((*_AMBIGUOUS, *_BUSY), ExitStatus.TRY_LATER),
 }
+_HTTPS_REQUIRED: Final = "httpsRequired"  # a problem code
+_MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of a response
 _MAX_RETRY_AFTER: Final = 10  # seconds
 _MAX_RESPONSE: Final = 67_108_864  # bytes; a CRL of a million entries has 40 million
 
@@ -76,6 +82,10 @@ class ClientError(Exception):
         self.reason: Final = reason
         self.exit_status: Final = exit_status
         self.remedy: Final = remedy
+
+
+class _LostResponseError(ProtocolError):
+    """The connection ended before the end of the response."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +274,11 @@ def fetch_date(url: str) -> datetime:
     """
     with _connect(Service(url), is_verified=False) as pool:
         response, _ = _send(pool, url, {}, None, 0, _DATE_TIMEOUT)
+    try:
         return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        reason = f"the response of {url} has no valid Date header"
+        raise ClientError(reason, remedy=_CHECK_URL.format(url)) from error
 
 
 def fetch_crl(service: Service) -> bytes:
@@ -299,17 +313,32 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
         if retries:
             headers["Idempotency-Key"] = str(_uuid7())
         response, data = _send(pool, url, headers, body, retries, timeout or _TIMEOUT)
-        if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
-            return parse(data)
+    if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+        raise _describe_refusal(service, credentials, response, data)
     try:
-        problem = _format_problem(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        problem = escape_controls(f"{service.url} returned {response.status} {response.reason}")
-    hint = f"\n  check that {service.url} is the service's base URL, including the stage"
-    raise ClientError(
-        problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""),
-        _EXIT_STATUSES.get(response.status, ExitStatus.REFUSED),
-    )
+        return parse(data)
+    except _MALFORMED as error:
+        reason = f"the response of {service.url} is not that of a Certlet service"
+        raise ClientError(reason, remedy=_CHECK_URL.format(service.url)) from error
+
+
+def _describe_refusal(
+    service: Service, credentials: Credentials | None, response: BaseHTTPResponse, data: bytes
+) -> ClientError:
+    """Return the error for a response that has no result."""
+    exit_status = _EXIT_STATUSES.get(response.status, ExitStatus.REFUSED)
+    remedy = _CHECK_URL.format(service.url) if response.status == HTTPStatus.NOT_FOUND else ""
+    try:
+        problem = json.loads(data)
+        if problem["code"] == _HTTPS_REQUIRED:  # the URL is wrong, not the credentials
+            exit_status = ExitStatus.REFUSED
+        detail, advice, _ = problem["detail"].partition(": send it ")
+        if advice and credentials and credentials.api_key:  # the advice is for other HTTP clients
+            problem["detail"], remedy = detail, _CHECK_API_KEY
+        reason = _format_problem(problem)
+    except _MALFORMED:
+        reason = escape_controls(f"{service.url} returned {response.status} {response.reason}")
+    return ClientError(reason, exit_status, remedy)
 
 
 @contextlib.contextmanager
@@ -317,14 +346,15 @@ def _connect(service: Service, *, is_verified: bool) -> Iterator[PoolManager]:
     """Create connections to the service; every failure of the block is a ClientError."""
     url = service.url
     if not re.fullmatch(r"https?://[!-~]+", url):
-        raise ClientError(f"{url} is not an http or https URL")
+        raise ClientError(f"{url!r} is not an http or https URL")
     try:
         with _create_pool(service, is_verified=is_verified) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)  # intended without verification
             yield pool
-    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         status = ExitStatus.UNREACHABLE if isinstance(error, HTTPError | OSError) else ExitStatus.REFUSED
-        reason, remedy = _describe_failure(error, url)
+        status = ExitStatus.TRY_LATER if isinstance(error, _LostResponseError) else status
+        reason, remedy = map(escape_controls, _describe_failure(error, service))
         raise ClientError(f"request to {url} failed: {reason}", status, remedy) from error
 
 
@@ -356,10 +386,8 @@ def _send(
     for retries_left in reversed(range(retries + 1)):
         try:
             with pool.request(method, url, **options) as response:
-                data = response.read(_MAX_RESPONSE)
-                if response.read(1):  # this also detects a truncated body
-                    raise ValueError(f"the response has more than {_MAX_RESPONSE} bytes")
-        except ProtocolError:  # the connection ended before the end of the response
+                data = _read(response)
+        except ProtocolError:  # the connection ended; the service may have signed
             if not retries_left:
                 raise
             continue
@@ -371,26 +399,58 @@ def _send(
     return response, data
 
 
-def _describe_failure(error: BaseException, url: str) -> tuple[str, str]:
+def _read(response: BaseHTTPResponse) -> bytes:
+    """Read a body."""
+    try:
+        data = response.read(_MAX_RESPONSE)
+        if response.read(1):  # this also detects a truncated body
+            raise ValueError(f"the response has more than {_MAX_RESPONSE} bytes")
+    except ProtocolError:
+        raise _LostResponseError("the response is incomplete") from None
+    return data
+
+
+def _describe_failure(error: BaseException, service: Service) -> tuple[str, str]:
     """Return why a request failed, and a remedy for the usual reasons."""
+    url = service.url
     while isinstance(error, HTTPError):  # urllib3 wraps the errors of the system and of OpenSSL
         causes = [cause for cause in (error.__cause__, *error.args[::-1]) if isinstance(cause, BaseException)]
         if not causes:
             break
         error = causes[0]
+    reason, remedy = str(error) or type(error).__name__, ""
     match error:
         case ssl.SSLCertVerificationError():
             remedies = dict.fromkeys(_DATE_ERRORS, COMPARE_CLOCKS) | dict.fromkeys(_NAME_ERRORS, _USE_NAME)
-            return error.verify_message.rstrip("."), remedies.get(error.verify_code, _TRUST_ROOT)
+            reason = error.verify_message.rstrip(".")
+            remedy = remedies.get(error.verify_code) or _trust_remedy(service)
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
-            return f"the server does not use TLS: try {url.replace('https', 'http', 1)}", ""
+            reason = f"the server does not use TLS: try {url.replace('https', 'http', 1)}"
         case http.client.RemoteDisconnected() if url.startswith("http:"):
-            return f"{error}: try {url.replace('http', 'https', 1)}", ""
+            reason = f"{error}: try {url.replace('http', 'https', 1)}"
+        case http.client.HTTPException() if not isinstance(error, OSError):
+            reason = "the response is not HTTP"
+        case UnicodeEncodeError():
+            reason = "an argument is not UTF-8"
         case ConnectionRefusedError():
-            return "connection refused", "start the server with certlet serve, or pass its --url"
+            reason, remedy = "connection refused", "start the server with certlet serve, or pass its --url"
         case OSError(strerror=str(reason)):
-            return reason, "check the host in the URL" if isinstance(error, socket.gaierror) else ""
-    return str(error) or type(error).__name__, ""
+            remedy = "check the host in the URL" if isinstance(error, socket.gaierror) else ""
+    return reason, remedy
+
+
+def _trust_remedy(service: Service) -> str:
+    """Return what to do if the issuer of a certificate is not trusted."""
+    file = os.environ.get(_CERT_FILE)
+    if not file or service.root_pem:
+        return TRUST_ROOT
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        return f"${_CERT_FILE} names {file}, which contains no certificate"
+    except OSError as error:
+        return f"${_CERT_FILE} names {file}: {error.strerror}"
+    return TRUST_ROOT
 
 
 def _uuid7() -> uuid.UUID:

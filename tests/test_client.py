@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -84,7 +85,7 @@ def test_lost_response_is_retried_with_the_same_idempotency_key(
     [
         ((502, {}, b""), 3, "returned 502 Bad Gateway", 3),
         (LOST, 3, "Remote end closed connection without response", 5),
-        (TRUNCATED, 3, "failed: ", 5),
+        (TRUNCATED, 3, "failed: the response is incomplete", 3),
         (BUSY, 3, "Busy: Later. (429 x)", 3),
         ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
         ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
@@ -92,10 +93,20 @@ def test_lost_response_is_retried_with_the_same_idempotency_key(
         ((503, {}, PROBLEM), 1, "Busy: Later. (429 x)", 3),
         ((401, {}, PROBLEM), 1, "Busy: Later. (429 x)", 4),
         ((403, {}, PROBLEM), 1, "Busy: Later. (429 x)", 4),
+        ((403, {}, PROBLEM.replace(b'"x"', b'"httpsRequired"')), 1, "(429 httpsRequired)", 1),
         ((599, {}, b""), 1, "returned 599", 1),
         ((500, {}, b"\x1b"), 1, "returned 500 Internal Server Error", 1),
         ((302, {"Location": "/elsewhere"}, b""), 1, "returned 302 Found", 1),
-        ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "failed: ", 1),
+        (
+            (200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)),
+            1,
+            "is not that of a Certlet service",
+            1,
+        ),
+        ((200, {}, b"<html>"), 1, "is not that of a Certlet service (check that http://127.0.0.1:", 1),
+        ((200, {}, b"{}"), 1, "is not that of a Certlet service (check that http://127.0.0.1:", 1),
+        ((200, {}, b"[" * 4096), 1, "is not that of a Certlet service", 1),
+        ((404, {}, b"<html>"), 1, "returned 404 Not Found (check that http://127.0.0.1:", 1),
         ((200, {}, b"x" * 5000), 1, "the response has more than 4096 bytes", 1),
     ],
 )
@@ -108,6 +119,65 @@ def test_failure_is_reported_after_the_expected_number_of_attempts(
         client.sign(Service(url), KEY, SignRequest("csr"))
     assert message in str(raised.value)
     assert raised.value.exit_status == exit_status
+
+
+def test_refused_api_key_names_the_options_of_the_command_line() -> None:
+    """The advice for other HTTP clients does not reach its users; the reason for a token does."""
+    advice = json.dumps(
+        {"title": "No", "detail": "A key is required: send it in x", "status": 403, "code": "unauthorized"}
+    ).encode()
+    messages = []
+    for credentials in (KEY, Credentials("", "token")):
+        with scripted_server((403, {}, advice)) as (url, _), pytest.raises(ClientError) as raised:
+            client.list_profiles(Service(url), credentials)
+        messages.append(str(raised.value))
+    assert messages == [
+        "No: A key is required (403 unauthorized) (check --api-key, $CERTLET_API_KEY or certlet login)",
+        "No: A key is required: send it in x (403 unauthorized)",
+    ]
+
+
+@pytest.mark.parametrize("value", [None, "yesterday", "Fri, 31 Dec 9999 23:59:59 -2300"])
+def test_response_without_a_time_is_an_error(value: str | None) -> None:
+    """Such as that of another server; a time is parsed."""
+
+    class Handler(servers.QuietHandler):
+        def respond(self) -> None:
+            self.send_response_only(200)
+            if date:
+                self.send_header("Date", date)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with servers.http_server(Handler) as url:
+        date = value
+        with pytest.raises(ClientError, match="has no valid Date header"):
+            client.fetch_date(url)
+        date = "Mon, 01 Jan 2029 00:00:00 GMT"
+        assert client.fetch_date(url).year == 2029
+
+
+def test_response_that_is_not_http_cannot_forge_a_line() -> None:
+    """Its text is not in the error; the characters of an argument that are not UTF-8 are named as such."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def respond() -> None:
+            stream, _ = listener.accept()
+            with stream:
+                stream.recv(65536)
+                stream.sendall(b"no HTTP\x0bcertlet: run this\r\n\r\n")
+
+        thread = threading.Thread(target=respond)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ClientError) as raised:
+            client.list_profiles(Service(url), KEY)
+        thread.join()
+        assert (str(raised.value), raised.value.exit_status) == (
+            f"request to {url} failed: the response is not HTTP", 5
+        )  # fmt: skip
+        with pytest.raises(ClientError, match="failed: an argument is not UTF-8"):
+            client.sign(Service(url), KEY, SignRequest("csr", profile="p\udce9"))
 
 
 def test_request_without_idempotency_key_is_not_retried() -> None:

@@ -1,7 +1,7 @@
 """Output to the terminal, and the error of a failed command.
 
-All text from certificates, requests and servers is printed here. Control characters are escaped, so that such
-text can neither move the cursor nor forge a line of output.
+All text from certificates, requests and servers is printed here. Control characters and line breaks are
+escaped, so that such text can neither move the cursor nor forge a line of output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # slow to import, and --help does not need it
 
 _QUIET: Final = "quiet"
 _JSON: Final = "as_json"
+_DETAIL: Final = "\n  "  # before each of several reasons of `client.ClientError`
 _EXIT_STATUS: Final = "Exit status:"
 _STATUSES: Final = "0 on success; 1 on failure; 2 if the arguments are invalid; 4 without permission."
 _SERVICE_STATUSES: Final = (
@@ -30,7 +31,10 @@ _SERVICE_STATUSES: Final = (
 
 
 class CommandError(click.ClickException):
-    """A command failed; the message says why and what to do."""
+    """A command failed; the message, one line, says why and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escape_controls(message))
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,6 +93,11 @@ def _is_set(name: str) -> bool:
     return bool(context and context.meta.get(name))
 
 
+def has_text() -> bool:
+    """Whether lines for people are printed on stdout: neither `--json` nor `--quiet` is an argument."""
+    return not (is_json() or _is_set(_QUIET))
+
+
 def is_json() -> bool:
     """Whether `--json` is among the arguments."""
     return _is_set(_JSON)
@@ -112,7 +121,7 @@ def report(facts: Mapping[str, object], *lines: str, result: str = "") -> None:
 def note(text: str) -> None:
     """Print a note on stderr, without `--quiet`."""
     if not _is_set(_QUIET):
-        warn(f"note: {text}")
+        warn(f"note: {escape_controls(text)}")
 
 
 def echo(line: str) -> None:
@@ -149,15 +158,20 @@ def format_table(headings: Sequence[str], rows: Callable[[], Iterable[Sequence[s
 
 
 def warn(message: str) -> None:
-    """Print an error, a warning or a note on stderr, which may have several lines."""
-    for line in message.split("\n"):
+    """Print an error, a warning or a note on stderr.
+
+    Only the error of a refused request has several lines: a line break before an indented one is printed,
+    and any other is escaped. The text of others must be escaped, as `note` and `CommandError` do.
+    """
+    first, *details = message.split(_DETAIL)
+    for line in (first, *(f"  {detail}" for detail in details)):
         click.echo(_printable(line, sys.stderr), err=True)
 
 
 def describe_os_error(error: OSError, path: Path | None = None) -> str:
     """Describe an error of the operating system, with the file's name unless that is `path`."""
     name = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
-    return name + (error.strerror or str(error))
+    return escape_controls(name + (error.strerror or str(error)))
 
 
 def _printable(line: str, file: TextIO) -> str:

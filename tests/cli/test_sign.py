@@ -155,7 +155,7 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
     status, message = sign(f"{server.url}/sign")
     assert status == 1
     assert message.endswith(
-        f"\n  check that {server.url}/sign is the service's base URL, including the stage\n"
+        f" (check that {server.url}/sign is the service's base URL, including the stage)\n"
     )
     assert "base URL" not in sign(server.url, CERTLET_API_KEY="x")[1]
     with servers.certlet_server(tmp_path, "--tls") as secure:
