@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from service.cli.terminal import (
     CommandError,
     describe_os_error,
     echo,
-    is_json,
+    has_text,
     json_option,
     report,
     warn,
@@ -73,8 +75,11 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
         raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
     numbers = ca_directory.load_serial_numbers(ca)
     end, note = _find_end(ca, number, numbers, is_issued=revoked is not None)
-    for label, text in () if is_json() else _describe(number, revoked, end, audit_log):
-        echo(f"{label:<9} {text}")
+    target = _Target.find(number, revoked, end, audit_log)
+    if has_text() or not yes:
+        write = echo if has_text() else warn  # the question is on stderr, too
+        for label, text in target.describe():
+            write(f"{label:<9} {text}")
     _confirm(note, yes=yes)
     now = datetime.now(UTC).replace(microsecond=0)
     event = audit.AuditRecord(
@@ -91,7 +96,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
         record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
     revocation_file.add_revoked(ca, entry, record)
-    facts = {"serial_number": event.serial_number, "time": event.time, "reason": reason}
+    facts = target.to_json() | {"time": event.time, "reason": reason}
     done = f"Revoked {encoding.format_serial(number)} in {ca / revocation_file.REVOKED}."
     if end and end + revocation.NEXT_UPDATE < now:
         effect = [f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}."]
@@ -136,27 +141,62 @@ def _describe_effect(
         )
 
 
-def _describe(
-    serial_number: int, certificate: x509.Certificate | None, end: datetime | None, audit_log: Path | None
-) -> Iterator[tuple[str, str]]:
-    """Yield what is known of a certificate: from its file, its serial number and the audit log."""
-    record, note = _find_record(audit_log, serial_number)
-    yield "Serial", encoding.format_serial(serial_number)
-    if certificate:
-        sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
-        texts, end = [names.describe(name) for name in sans], certificate.not_valid_after_utc
-        yield "Names", ", ".join(texts) or certificate.subject.rfc4514_string()
-    elif record:
-        end = record.not_after
-        yield "Names", ", ".join(record.names or (record.common_name,))
-    if record:
-        time = encoding.format_timestamp(record.time)
-        result = "" if record.fingerprint else ", without a result in the audit log"
-        yield "Requested", f"{time} by {record.principal}, profile {record.profile}{result}"
-    if end:
-        yield "Ends", encoding.format_timestamp(end)
-    if note:
-        yield "Note", note
+@dataclass(frozen=True)
+class _Target:
+    """What is known of a certificate to revoke: from its file, its serial number and the audit log.
+
+    Attributes:
+        serial_number: its serial number.
+        names: its names, or else its subject.
+        end: the end of its validity, UTC; None if it is not known.
+        record: its record in the audit log; None if there is none.
+        note: why there is no record; '' if that is not worth a note.
+    """
+
+    serial_number: int
+    names: Sequence[str]
+    end: datetime | None
+    record: inventory.Certificate | None
+    note: str
+
+    @classmethod
+    def find(
+        cls,
+        serial_number: int,
+        certificate: x509.Certificate | None,
+        end: datetime | None,
+        audit_log: Path | None,
+    ) -> _Target:
+        """Find what is known; `end` is that in the serial number."""
+        record, note = _find_record(audit_log, serial_number)
+        texts: Sequence[str] = ()
+        if certificate:
+            sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
+            texts = [*map(names.describe, sans)] or [certificate.subject.rfc4514_string()]
+            end = certificate.not_valid_after_utc
+        elif record:
+            texts, end = record.names or (record.common_name,), record.not_after
+        return cls(serial_number, texts, end, record, note)
+
+    def describe(self) -> Iterator[tuple[str, str]]:
+        """Yield labels and texts."""
+        yield "Serial", encoding.format_serial(self.serial_number)
+        if self.names:
+            yield "Names", ", ".join(self.names)
+        if record := self.record:
+            time = encoding.format_timestamp(record.time)
+            result = "" if record.fingerprint else ", without a result in the audit log"
+            yield "Requested", f"{time} by {record.principal}, profile {record.profile}{result}"
+        if self.end:
+            yield "Ends", encoding.format_timestamp(self.end)
+        if self.note:
+            yield "Note", self.note
+
+    def to_json(self) -> dict[str, object]:
+        """Return the members with the field names of the audit log."""
+        end = encoding.format_timestamp(self.end) if self.end else None
+        serial_number = encoding.format_serial(self.serial_number)
+        return {"serial_number": serial_number, "names": list(self.names), "not_after": end}
 
 
 def _find_record(audit_log: Path | None, serial_number: int) -> tuple[inventory.Certificate | None, str]:
@@ -222,6 +262,9 @@ def _load_issued_certificate(ca: Path, path: Path, issuers: Sequence[x509.Certif
         certificate = parse(data)
     except ValueError as error:
         raise CommandError(f"{message}: {error}") from error
+    if certificate in ca_directory.load_ca_certificates(ca):
+        remedy = f"certlet sign-ca-status --revoke {shlex.quote(str(path))} revokes it"
+        raise CommandError(f"{path} is a CA certificate ({remedy})")
     if not any(is_issued_by(certificate, issuer) for issuer in issuers):
         raise CommandError(message)
     return certificate

@@ -95,6 +95,30 @@ def test_damaged_audit_log_is_noted(site: Path) -> None:
     assert b"Note      the audit log cannot be read: audit.log is not complete" in run.stdout
 
 
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_certificate_is_shown_on_stderr_before_the_question(site: Path, option: str) -> None:
+    """With options that change stdout; with --yes, there is no question, and nothing is shown."""
+    serial_number = load_result(site)["serial_number"]
+    run = type_at_terminal(b"n\n", "revoke", serial_number, "--audit-log", "audit.log", option)
+    assert (run.returncode, run.stdout) == (1, b"")
+    first, second, *_, question = run.stderr.decode().splitlines()
+    assert (first, second) == (f"Serial    {serial_number}", "Names     dns:a.example.com, dns:b.example.com")
+    assert question.startswith("Revoke it? [y/N]: ")
+    run = certlet("revoke", "a.crt", "--audit-log", "audit.log", option, "--yes")
+    assert (run.returncode, run.stderr) == (0, b"")
+
+
+def test_ca_certificate_is_refused_with_its_own_command(site: Path) -> None:
+    """A TLS certificate of another CA is refused without it."""
+    run = certlet("revoke", "ca/signing-ca.crt", "--yes")
+    message = "is a CA certificate (certlet sign-ca-status --revoke ca/signing-ca.crt revokes it)"
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: ca/signing-ca.crt {message}\n")
+    assert certlet("init", "other").returncode == 0
+    run = certlet("revoke", "a.crt", "--yes", "--ca", "other")
+    assert run.stderr == b"certlet: a.crt is not a certificate of the CA in other\n"
+    assert not revocation_file.load_revoked(site / "ca")
+
+
 @pytest.mark.parametrize("stdin", [b"", b"y\n"])
 def test_revocation_without_a_terminal_requires_yes(site: Path, stdin: bytes) -> None:
     """A pipe is no terminal; nothing is revoked or recorded."""
@@ -130,11 +154,18 @@ def test_last_time_at_which_verifiers_accept_it_is_shown(site: Path) -> None:
 
 
 def test_revocation_is_described_in_json(site: Path) -> None:
-    """The object has the serial number, the time and the notes; nothing else is on stdout."""
+    """The object has what is known of the certificate, and the notes; nothing else is on stdout."""
     run = certlet("revoke", "a.crt", "--yes", "--json", "--reason", "superseded")
     facts = json.loads(run.stdout)
     (revoked,) = revocation_file.load_revoked(site / "ca").values()
     assert facts["serial_number"] == encoding.format_serial(revoked.serial_number)
     assert facts["time"] == encoding.format_timestamp(revoked.revoked_at)
     assert facts["reason"] == "superseded"
+    assert facts["names"] == ["dns:b.example.com", "dns:a.example.com"]
+    assert facts["not_after"] == load_result(site)["not_after"]
     assert facts["notes"][0].startswith("The CRL lists it by ")
+    (site / "ca" / "revoked.yaml").write_bytes(revocation_file.HEADER)
+    facts |= json.loads(certlet("revoke", facts["serial_number"], "--yes", "--json").stdout)
+    assert facts["names"] == []  # a serial number has no names, and the end in minutes
+    end = datetime.fromisoformat(facts["not_after"])
+    assert timedelta() < end - datetime.fromisoformat(load_result(site)["not_after"]) <= timedelta(minutes=1)
