@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from cryptography import x509
 
 from service import keystore, openapi, profile_lint
 from service.cli import input_files, options
 from service.cli.input_files import FILE
-from service.cli.terminal import Command, CommandError, json_option, report
-from service.keystore import acme_principals, ca_directory
+from service.cli.options import KEY_FILE
+from service.cli.terminal import Command, CommandError, json_option, note, report
+from service.gateway import api_keys
+from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
 from service.pki.errors import CAError
@@ -28,6 +32,7 @@ from service.settings import (
     KeySource,
     find_ledger_problems,
     identity_directory,
+    parse_key_location,
 )
 
 
@@ -43,15 +48,17 @@ from service.settings import (
 def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its chain, its keys of serial numbers, those of the CAs before it, its OCSP, the URLs in
-    certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
+    If there is a CA, its chain, its key, its keys of serial numbers, the keys of the CAs before it, its
+    lists, its API keys, its OCSP, the URLs in certificates, and ACME's key and principals are checked, too.
+    $CERTLET_CA_PASSPHRASE decrypts the keys.
 
-    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings, or if a rule accepts the
-    token; 1 if not; 2 if the arguments are invalid; 4 without permission.
+    Exit status: 0 if the profiles, the CA and $CERTLET_LEDGER are valid, even with warnings, or if a rule
+    accepts the token; 1 if not; 2 if the arguments are invalid; 4 without permission.
     """
     logging.getLogger("service.oidc").addHandler(logging.NullHandler())  # the output has the same problems
     if token:
         return _explain_token(token, profiles)
+    is_ca = has_ca(ca)
     configured, public_url = os.environ.get(STATUS_URL, ""), os.environ.get(PUBLIC_URL, "")
     status_url = ca_directory.resolve_status_url(ca, configured, public_url)
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
@@ -61,11 +68,11 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
         report(facts, str(finding))
     for problem in profile_lint.find_url_problems(status_url):
         _report_warning(problem)
-    ledger_problems = find_ledger_problems(os.environ)
-    for problem in ledger_problems:
+    errors = [*find_ledger_problems(os.environ), *(find_ca_errors(ca) if is_ca else ())]
+    for problem in errors:
         report({"level": "error", "text": problem}, problem)
     has_errors = any(finding.is_error for finding in findings)
-    if ca_directory.has_ca(ca):
+    if is_ca:
         acme_files = (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)
         for warning in input_files.exposure_warnings(ca / name for name in acme_files):
             _report_warning(warning)
@@ -73,7 +80,22 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
             _report_warning(problem, path)
         if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
             _report_warning(problem, ca / ca_directory.SIGNING_CERTIFICATE)
-    return int(has_errors or bool(ledger_problems))
+    if has_errors or errors:
+        return 1
+    note(f"checked the profiles {f'and the CA in {ca}' if is_ca else f'only: there is no CA in {ca}'}")
+    return 0
+
+
+def has_ca(ca: Path) -> bool:
+    """Whether there is a CA in this directory, the value of --ca.
+
+    Raises:
+        CommandError: there is none, and --ca is among the arguments.
+        PermissionError: the directory cannot be read.
+    """
+    if click.get_current_context().get_parameter_source("ca") is ParameterSource.COMMANDLINE:
+        options.require_ca(ca)
+    return ca_directory.has_ca(ca)
 
 
 def _report_warning(text: str, path: Path | None = None) -> None:
@@ -109,8 +131,80 @@ def _explain_token(path: Path, profiles: Path | None) -> int:
     return int(not applies)
 
 
+def find_ca_errors(ca: Path) -> Iterator[str]:
+    """Yield why `certlet serve` refuses a CA or its API keys, or cannot read the lists of the CA.
+
+    Raises:
+        CAError, KeyFileError: there is no permission to read a file.
+    """
+    verifiers: tuple[Callable[[Path], object], ...] = (
+        _verify_chain,
+        _verify_key,
+        revocation_file.verify_revoked,
+        revocation_file.load_deny_list,
+        lambda ca: api_keys.KeyFile(ca / KEY_FILE).read(),
+    )
+    for verify in verifiers:
+        try:
+            verify(ca)
+        except (CAError, CommandError, api_keys.KeyFileError) as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise
+            yield str(error)
+
+
+def _verify_chain(ca: Path) -> None:
+    certificate, chain = ca_directory.load_chain(ca)
+    try:
+        issuer.verify_path([certificate, *chain])
+    except CAError as error:
+        raise CAError(f"{ca / ca_directory.SIGNING_CERTIFICATE}: {error.detail}") from error
+
+
+def _verify_key(ca: Path) -> None:
+    """Verify that the key in a file is that of the signing CA, unless it cannot be checked here."""
+    path = _key_path(ca)
+    if path is None or _why_unchecked(path):
+        return
+    key = ca_directory.load_private_key(path, input_files.read_secret(CA_PASSPHRASE))
+    certificate, _ = ca_directory.load_chain(ca)
+    if key.public_key() != certificate.public_key():
+        name = certificate.subject.rfc4514_string()
+        raise CAError(f"{path} is not the key of {name} in {ca / ca_directory.SIGNING_CERTIFICATE}")
+
+
+def _key_path(ca: Path) -> Path | None:
+    """Return the file of the signing CA's key; None if the key is in AWS."""
+    try:
+        source, name = parse_key_location(os.environ.get(CA_KEY, "file:"))
+    except ValueError as error:
+        raise CommandError(f"{CA_KEY} is invalid; {error}") from error
+    return ca / (name or ca_directory.SIGNING_KEY) if source is KeySource.FILE else None
+
+
+def _why_unchecked(path: Path) -> str:
+    """Return why the signing CA's key is not checked, with a remedy in parentheses; '' if it is.
+
+    A key that is in AWS has no file, and only the service has to know where it is. Only the service needs the
+    passphrase, too.
+    """
+    if not os.path.lexists(path):
+        remedy = f"restore it, or set {CA_KEY} if the key is elsewhere"
+        return "" if CA_KEY in os.environ else f"does not exist, so certlet serve does not start ({remedy})"
+    if input_files.read_secret(CA_PASSPHRASE) is None and b"ENCRYPTED" in revocation_file.read_file(path):
+        return f"is encrypted, so it was not checked (set {CA_PASSPHRASE})"
+    return ""
+
+
 def find_ca_problems(ca: Path) -> Iterator[tuple[Path, str]]:
-    """Yield files of a CA, and what is wrong with them; raise `CAError` if one is malformed."""
+    """Yield files of a CA, and what is wrong with them, except for what `find_ca_errors` yields.
+
+    Raises:
+        CAError: a file is unreadable or malformed.
+    """
+    with contextlib.suppress(CommandError):  # an error of `find_ca_errors`
+        if (path := _key_path(ca)) and (problem := _why_unchecked(path)):
+            yield path, problem
     if ca_directory.load_serial_keys(ca) is None:
         effect = "the CA does not recognise its serial numbers: no OCSP, no ARI, no end of CRL entries"
         remedy = "certlet rotate-serial-key creates it"
@@ -118,11 +212,6 @@ def find_ca_problems(ca: Path) -> Iterator[tuple[Path, str]]:
     key, principals = ca_directory.load_acme_key(ca), acme_principals.load_all(ca)
     if principals and not key:
         yield ca / ca_directory.ACME_KEY, "does not exist, so there is no ACME (certlet acme add creates it)"
-    certificate, chain = ca_directory.load_chain(ca)
-    try:
-        issuer.verify_path([certificate, *chain])
-    except CAError as error:
-        yield ca / ca_directory.SIGNING_CERTIFICATE, error.detail
     certificates = ca_directory.load_ca_certificates(ca)
     statuses, problems = ca_directory.load_statuses(ca, certificates)
     remedy = "certlet sign-ca-status signs the OCSP responses about CA certificates"

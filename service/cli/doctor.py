@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -15,21 +16,23 @@ import cryptography
 from cryptography import x509
 from cryptography.hazmat.backends.openssl import backend
 
-from service import client
+from service import client, exit_status
 from service.cli import check, contexts, input_files, inspection, options, serve_checks
 from service.cli.options import KEY_FILE
-from service.cli.terminal import Command, json_option, report
+from service.cli.terminal import Command, describe_os_error, json_option, report
 from service.exit_status import ExitStatus
 from service.gateway import api_keys, sandbox
 from service.keystore import ca_directory
 from service.pki import encoding
 from service.pki.errors import CAError
+from service.settings import CA_KEY, CA_PASSPHRASE
 
 _MAX_CLOCK_ERROR: Final = timedelta(seconds=60)  # certificates are valid from five minutes ago on
 _CA_ENDS_IN: Final = timedelta(days=90)
 _KEY_ENDS_IN: Final = timedelta(days=14)
 
 _ROLLOVER: Final = "certlet rollover creates its successor (docs/how-to/rollover.md)"
+_RESTORE: Final = "restore the file from your backup (docs/how-to/backup.md)"
 _NEXT_ROOT: Final = "ask the operator for the next root, and run certlet login with it"
 
 # The remedy of a ClientError -> that after the comparison of the clocks.
@@ -66,9 +69,9 @@ class Finding(NamedTuple):
 def doctor(*, ca: Path, service: client.Service, credentials: Callable[[], client.Credentials]) -> int:
     """Find what is wrong with this machine, a CA and a service.
 
-    The CA is that in --ca, if there is one: its files, their modes, its chain, what ends when, and the URLs
-    in its certificates. The service is that of --url or certlet login: its root, its clock, and whether it
-    accepts the API key. Each finding has a remedy.
+    The CA is that in --ca, if there is one: its files, their modes, its chain and key, what ends when, and
+    the URLs in its certificates. The service is that of --url or certlet login: its root, its clock, and
+    whether it accepts the API key. Each finding has a remedy.
 
     Exit status: 0 if there is no error, even with warnings; 1 if there is one; 2 if the arguments are
     invalid; 4 if the file of --token-file cannot be read.
@@ -112,28 +115,45 @@ def _exposed(paths: Iterable[Path]) -> Iterator[Finding]:
 
 def _ca(ca: Path, now: datetime) -> Iterator[Finding]:
     """Examine the CA in a directory, if there is one."""
-    if not ca_directory.has_ca(ca):
-        yield Finding(Level.OK, "CA", f"there is none in {ca}, which a client does not need")
-        return
     try:
+        if not check.has_ca(ca):
+            yield Finding(Level.OK, "CA", f"there is none in {ca}, which a client does not need")
+            return
         signing, chain = ca_directory.load_chain(ca)
         yield from _exposed(serve_checks.secret_files(ca))
         for certificate in (signing, *chain):
             yield _end("CA", certificate, now, _ROLLOVER)
+        for text in check.find_ca_errors(ca):
+            variables = (f"correct {name}, or " for name in (CA_PASSPHRASE, CA_KEY) if name in text)
+            yield Finding(Level.ERROR, "CA", text, f"{next(variables, '')}{_RESTORE}")
         for path, problem in check.find_ca_problems(ca):
             text, _, remedy = problem.removesuffix(")").rpartition(" (" if problem.endswith(")") else ": ")
             yield Finding(Level.WARNING, str(path), text or remedy, remedy if text else "")
+        yield from _ending_api_keys(ca, now)
+    except (CAError, OSError, api_keys.KeyFileError, click.ClickException) as error:
+        yield _ca_failure(error)
+        return
+    for url in dict.fromkeys(url for _, url in check.status_urls(ca)):
+        yield _reachability(url)
+
+
+def _ca_failure(error: Exception) -> Finding:
+    """Return the finding of an error after which the CA is not examined any more."""
+    text, remedy = describe_os_error(error) if isinstance(error, OSError) else str(error), _RESTORE
+    if exit_status.of_error(error) is ExitStatus.NOT_PERMITTED:
+        remedy = "run certlet doctor as the user of certlet serve"
+    elif isinstance(error, click.ClickException):
+        text, _, remedy = text.partition(": ")
+    return Finding(Level.ERROR, "CA", text, remedy)
+
+
+def _ending_api_keys(ca: Path, now: datetime) -> Iterator[Finding]:
+    with contextlib.suppress(api_keys.KeyFileError):  # it is a finding already
         for key in api_keys.KeyFile(ca / KEY_FILE).read():
             if key.expires and key.expires < now + _KEY_ENDS_IN:
                 text = f"{key.key_id} of {key.name} ends at {encoding.format_timestamp(key.expires)}"
                 remedy = f"certlet api-key add {shlex.quote(key.name)} creates another one"
                 yield Finding(Level.WARNING, "API key", text, remedy)
-    except (CAError, OSError, api_keys.KeyFileError) as error:
-        text = error.detail if isinstance(error, CAError) else str(error)
-        yield Finding(Level.ERROR, "CA", text, "restore the file from your backup (docs/how-to/backup.md)")
-        return
-    for url in dict.fromkeys(url for _, url in check.status_urls(ca)):
-        yield _reachability(url)
 
 
 def _end(subject: str, certificate: x509.Certificate, now: datetime, remedy: str) -> Finding:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ def test_https_url_in_a_ca_certificate_causes_a_warning(tmp_path: Path, scheme: 
     files = (("signing-ca", urls[1]), ("signing-ca", urls[2]), ("root-ca", urls[0]))
     expected = [f"ca/{name}.crt: warning: {url}: {profile_lint.HTTP_ONLY}" for name, url in files]
     assert warnings == ([] if scheme == "http" else expected)
-    assert result.returncode == 0
 
 
 def test_two_ledgers_are_an_error(tmp_path: Path) -> None:
@@ -259,7 +259,6 @@ def test_chain_that_permits_no_ocsp_responder_causes_a_warning(
     options = [option for extension in extensions for option in ("-addext", extension)]
     servers.run(*CREATE.split(), "-out", "ca/signing-ca.crt", *options, cwd=tmp_path)
     run = certlet("check", env={CONFIGURED: ORIGINAL, **env})
-    assert run.returncode == 0
     lines = [line for line in run.stdout.decode().splitlines() if "OCSPSigning" in line]
     assert [line.partition(", but")[0] for line in lines] == (
         [f"ca/signing-ca.crt: warning: {text}"] if is_reported else []
@@ -267,7 +266,7 @@ def test_chain_that_permits_no_ocsp_responder_causes_a_warning(
 
 
 @pytest.mark.parametrize("path_length", [0, 1])
-def test_chain_that_verifiers_refuse_causes_a_warning(tmp_path: Path, path_length: int) -> None:
+def test_chain_that_verifiers_refuse_is_an_error(tmp_path: Path, path_length: int) -> None:
     """A pathLen below the root's place in the chain; `certlet serve` refuses such a CA."""
     assert certlet("init", "ca").returncode == 0
     root = factories.root(basic=x509.BasicConstraints(ca=True, path_length=path_length))
@@ -275,7 +274,102 @@ def test_chain_that_verifiers_refuse_causes_a_warning(tmp_path: Path, path_lengt
         (tmp_path / "ca" / f"{name}-ca.crt").write_text(encoding.encode_pem([certificate]))
     lines = [line for line in certlet("check").stdout.decode().splitlines() if "pathLen" in line]
     text = "the CA certificate 'CN=Root' has a pathLen that is too small for its place in the chain"
-    assert lines == ([] if path_length else [f"ca/signing-ca.crt: warning: {text}"])
+    assert lines == ([] if path_length else [f"ca/signing-ca.crt: {text}"])
+
+
+PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of a CA of these tests
+
+
+@pytest.fixture(scope="module")
+def encrypted_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("encrypted") / "ca"
+    servers.create_ca(directory, PASSPHRASE)
+    return directory
+
+
+def check_and_doctor(env: dict[str, str]) -> tuple[int, str, str, bytes]:
+    """The status of both commands, the output of each, and what check prints on stderr."""
+    env = {"CERTLET_CA_PASSPHRASE": PASSPHRASE, "CERTLET_URL": "http://127.0.0.1:9"} | env
+    run, doctor = certlet("check", env=env), certlet("doctor", env=env)
+    assert (run.returncode, doctor.stderr) == (doctor.returncode, b"")
+    return run.returncode, run.stdout.decode(), doctor.stdout.decode(), run.stderr
+
+
+BAD_KEY = "ca/signing-ca.key is not a PEM private key, or CERTLET_CA_PASSPHRASE is wrong"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "env", "error"),
+    [
+        ("signing-ca.key", "root-ca.key", {}, "ca/signing-ca.key is not the key of CN=Certlet Signing CA "),
+        ("signing-ca.key", "x", {}, BAD_KEY),
+        ("", "", {"CERTLET_CA_PASSPHRASE": "x"}, BAD_KEY),
+        ("", "", {"CERTLET_CA_PASSPHRASE": ""}, "CERTLET_CA_PASSPHRASE is set but empty"),
+        ("", "", {"CERTLET_CA_KEY": "file:absent.key"}, "ca/absent.key: No such file or directory"),
+        ("", "", {"CERTLET_CA_KEY": "x"}, "CERTLET_CA_KEY is invalid; expected file:PATH, "),
+        ("revoked.yaml", "x", {}, "ca/revoked.yaml: line 1: not a YAML list: not a list"),
+        ("revoked.yaml", None, {}, "ca/revoked.yaml: No such file or directory"),
+        ("denied-keys.txt", "x", {}, "ca/denied-keys.txt: "),
+        ("api-keys.json", "x", {}, "ca/api-keys.json cannot be read as a file of API keys: "),
+    ],
+)
+def test_ca_that_the_server_cannot_use_is_an_error(
+    encrypted_ca: Path, tmp_path: Path, file: str, content: str | None, env: dict[str, str], error: str
+) -> None:
+    """Its key, its lists and its API keys: in check and in doctor, once."""
+    ca = shutil.copytree(encrypted_ca, tmp_path / "ca")
+    if content is None:
+        (ca / file).unlink()
+    elif file:
+        (ca / file).write_bytes((ca / content).read_bytes() if content.endswith(".key") else content.encode())
+        (ca / file).chmod(0o600)
+    status, output, findings, notes = check_and_doctor(env)
+    assert (status, output.count("\n"), findings.count("\nError "), notes) == (1, 1, 1, b"")
+    assert output.startswith(error)
+    assert f"\nError     CA: {error}" in findings
+
+
+def test_key_in_aws_is_not_checked(encrypted_ca: Path, tmp_path: Path) -> None:
+    """Nor its passphrase. A list of denied keys is optional."""
+    ca = shutil.copytree(encrypted_ca, tmp_path / "ca")
+    (ca / "denied-keys.txt").write_text("# none")
+    for env in ({}, {"CERTLET_CA_KEY": "kms:alias/ca"}):
+        status, output, findings, notes = check_and_doctor(env)
+        assert (status, output, "Error" in findings) == (0, "", False)
+        assert notes == b"note: checked the profiles and the CA in ca\n"
+        (ca / "signing-ca.key").write_text("x")
+
+
+def test_key_that_is_not_checked_causes_a_warning(encrypted_ca: Path, tmp_path: Path) -> None:
+    """It is encrypted, and the passphrase is not set; or it does not exist: it may be in AWS."""
+    key = shutil.copytree(encrypted_ca, tmp_path / "ca") / "signing-ca.key"
+    run = certlet("check")
+    text = "warning: is encrypted, so it was not checked (set CERTLET_CA_PASSPHRASE)"
+    assert (run.returncode, run.stdout.decode()) == (0, f"ca/signing-ca.key: {text}\n")
+    key.unlink()
+    run = certlet("check")
+    assert run.returncode == 0
+    assert run.stdout.startswith(
+        b"ca/signing-ca.key: warning: does not exist, so certlet serve does not start ("
+    )
+    run = certlet("check", env={"CERTLET_CA_KEY": "secretsmanager:ca"})
+    assert (run.returncode, run.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_directory_of_the_option_must_have_a_ca(tmp_path: Path, command: str) -> None:
+    """The default directory need not, and check says what it checked."""
+    (tmp_path / "my.crt").touch()
+    env = {"CERTLET_URL": "http://127.0.0.1:9"}
+    for path in ("absent", "my.crt", "ca"):
+        run = certlet(command, "--ca", path, env=env)
+        assert run.returncode == 1
+        assert f"no CA in {path}: pass another directory as --ca, or " in (run.stdout + run.stderr).decode()
+    run = certlet(command, env=env)
+    assert run.returncode == 0
+    note = b"note: checked the profiles only: there is no CA in ca\n"
+    assert run.stderr == (note if command == "check" else b"")
+    assert certlet(command, "--quiet", env=env).stderr == b""
 
 
 def test_profiles_with_errors_are_reported_without_the_chain(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import stat
@@ -173,6 +175,39 @@ def test_damaged_ca_is_an_error(ca: Path) -> None:
     (ca / "api-keys.json").unlink()
     (ca / "signing-ca.crt").write_text("junk")
     assert ("error", "CA") in problems(findings(1))
+
+
+@pytest.mark.parametrize(("method", "name"), [("lstat", "root-ca.crt"), ("read_bytes", "revoked.yaml")])
+def test_ca_without_permission_is_a_finding(
+    ca: Path, monkeypatch: pytest.MonkeyPatch, method: str, name: str
+) -> None:
+    """The directory, or a file of it. The service is examined, too."""
+    original = getattr(Path, method)
+
+    def refuse(path: Path) -> object:  # root, who may run the tests, has every permission
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, method, refuse)
+    found = findings(1)
+    assert problems(found) == [("error", "CA"), ("warning", "service")]
+    (finding,) = [item for item in found if item["level"] == "error"]
+    assert finding["text"] == f"ca/{name}: Permission denied"
+    assert finding["remedy"] == "run certlet doctor as the user of certlet serve"
+    assert certlet("check").returncode == 4
+
+
+def test_remedy_of_a_wrong_passphrase_is_another_one(ca: Path) -> None:
+    """That of a key of another CA is the backup."""
+    env = NOWHERE | {"CERTLET_CA_PASSPHRASE": "x"}
+    (finding,) = [item for item in findings(1, **env) if item["level"] == "error"]
+    assert finding["remedy"].startswith(
+        "correct CERTLET_CA_PASSPHRASE, or restore the file from your backup ("
+    )
+    (ca / "signing-ca.key").write_bytes((ca / "root-ca.key").read_bytes())
+    (finding,) = [item for item in findings(1) if item["level"] == "error"]
+    assert finding["remedy"].startswith("restore the file from your backup (")
 
 
 def test_problems_of_check_are_found(ca: Path) -> None:
