@@ -51,7 +51,7 @@ def verify_writable(path: Path) -> None:
     if path.is_dir():
         raise _os_error(errno.EISDIR, path)
     if not path.parent.is_dir():
-        raise _os_error(errno.ENOENT, path)
+        raise _os_error(errno.ENOTDIR if path.parent.exists() else errno.ENOENT, path)
     if not os.access(path.parent, os.W_OK):
         raise _os_error(errno.EACCES, path)
 
@@ -103,11 +103,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
         temporary = path.with_name(".certlet.new")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o700)
         try:
-            _give_to_owner(path.parent, temporary)
-            yield temporary
-            temporary.rename(path)
+            with _errors_about(path, temporary):
+                temporary.mkdir(mode=0o700)
+                _give_to_owner(path.parent, temporary)
+                yield temporary
+                temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -153,22 +154,35 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
         _sync(directory)
 
 
+@contextlib.contextmanager
+def _errors_about(path: Path, temporary: Path) -> Iterator[None]:
+    """Name `path` in errors of the block that name `temporary`, or a file in it, or no file."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(str(error.filename or temporary))
+        if name.is_relative_to(temporary):
+            error.filename = str(path / name.relative_to(temporary))
+        raise
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".certlet.{secrets.token_hex(8)}")  # short enough wherever the longest name fits
 
 
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
     temporary = _temporary_name(path)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _keep_owner_and_mode(descriptor, path, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        temporary.unlink()
-        raise
+    with _errors_about(path, temporary):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _keep_owner_and_mode(descriptor, path, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+        except BaseException:
+            temporary.unlink()
+            raise
     return temporary
 
 
@@ -179,7 +193,8 @@ def _rename_all(temporaries: Mapping[Path, Path]) -> None:
         if len(temporaries) > 1:  # a single rename needs no undo
             backups.update((path, _back_up(path)) for path in old)
         for path, temporary in temporaries.items():
-            temporary.replace(path)
+            with _errors_about(path, temporary):
+                temporary.replace(path)
     except BaseException:
         for path in [path for path, temporary in temporaries.items() if not temporary.exists()]:
             with contextlib.suppress(OSError):  # keep its backup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import threading
 import time
@@ -151,7 +152,7 @@ def test_files_without_overwrite_are_created_together(
     for path in (first, tmp_path / "d"):
         with pytest.raises(FileExistsError):
             write_existing(path)
-    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError("full")))
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"), atomic_write.atomic_files(overwrite=False) as write:
         write(third, b"other", 0o600)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"a", "b": b"b", "d": b"a"}
@@ -207,6 +208,48 @@ def test_atomic_directory_appears_with_its_files(tmp_path: Path) -> None:
     assert (sorted(entry.name for entry in path.iterdir()), mode(path)) == (["c", "d"], 0o700)
     with pytest.raises(NotADirectoryError), atomic_write.atomic_directory(path / "c"):
         pass
+
+
+@pytest.mark.parametrize("function", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["new directory", "existing directory"])
+def test_error_names_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, *, is_new: bool
+) -> None:
+    """Not a temporary file or directory; the system names no file if the disk is full."""
+    directory, original = tmp_path / "ca", getattr(os, function)
+    if not is_new:
+        directory.mkdir()
+
+    def fail(file: object, *arguments: object, **options: object) -> object:
+        if function == "open" and not re.search(r"/\.certlet\.[0-9a-f]{16}$", str(file)):
+            return original(file, *arguments, **options)
+        raise OSError(errno.ENOSPC, "full", None if function == "fsync" else str(file))
+
+    def create() -> None:
+        with atomic_write.atomic_directory(directory) as target, atomic_write.atomic_files() as write:
+            monkeypatch.setattr(os, function, fail)
+            write(target / "a", b"new", 0o600)
+
+    with pytest.raises(OSError, match="full") as info:
+        create()
+    assert info.value.filename == str(directory / "a")
+    assert list(tmp_path.iterdir()) == ([] if is_new else [directory])
+
+
+def test_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    """What the block does is not only writing."""
+    with pytest.raises(FileNotFoundError) as info, atomic_write.atomic_directory(tmp_path / "ca"):
+        (tmp_path / "absent").read_bytes()
+    assert info.value.filename == str(tmp_path / "absent")
+
+
+def test_file_that_cannot_be_written_is_found_before(tmp_path: Path) -> None:
+    """The reason is that of writing it; a file that does not exist can be written."""
+    (tmp_path / "a").touch()
+    for path, error in (("a/b", NotADirectoryError), ("c/b", FileNotFoundError), (".", IsADirectoryError)):
+        with pytest.raises(error):
+            atomic_write.verify_writable(tmp_path / path)
+    atomic_write.verify_writable(tmp_path / "b")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change owners")
