@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from cryptography import x509
@@ -62,15 +62,26 @@ def path() -> Path:
 def load() -> Contexts:
     """Load the contexts; CommandError if the file is damaged."""
     try:
-        content = json.loads(path().read_bytes())
-        by_name = {name: Context(**members) for name, members in content["contexts"].items()}
-        for pem in filter(None, (context.root_pem for context in by_name.values())):
-            x509.load_pem_x509_certificate(pem.encode())
-        return Contexts(str(content["current"]), by_name)
+        return _parse(json.loads(path().read_bytes()))
     except FileNotFoundError:
         return Contexts()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CommandError(f"{path()} is damaged: delete it, and log in again") from error
+
+
+def _parse(content: Any) -> Contexts:  # noqa: ANN401 - JSON
+    """Parse the content of the file; a ValueError, KeyError, TypeError or AttributeError if it is damaged."""
+    contexts = Contexts(
+        content["current"], {name: Context(**members) for name, members in content["contexts"].items()}
+    )
+    for item in contexts.by_name.values():
+        if not all(isinstance(text, str) for text in vars(item).values()):
+            raise TypeError("a member of a context is not a string")
+        if item.root_pem:
+            x509.load_pem_x509_certificate(item.root_pem.encode())
+    if contexts.current not in ("", *contexts.by_name):
+        raise ValueError("the current context does not exist")
+    return contexts
 
 
 def change(update: Callable[[Contexts], Contexts]) -> Contexts:

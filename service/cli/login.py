@@ -20,7 +20,7 @@ from service.settings import is_loopback
 
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet login https://ca.example.com")
-@click.argument("url")
+@click.argument("url", type=options.parse_service_url)
 @click.option("--root", type=FILE, help="Trust the root certificate in this file, without a question.")
 @click.option(
     "--sha256",
@@ -39,9 +39,10 @@ def login(*, url: str, root: Path | None, sha256: str | None, name: str | None, 
     configuration directory, which only you can read.
     """
     options.forbid_together("--root", "--sha256")
-    url = url.rstrip("/")
-    service = client.Service(url)
-    (certificate, *_) = read_certificates(root) if root else [trust.fetch_root(service)]
+    if root:
+        certificate = trust.require_root(read_certificates(root)[0], str(root))
+    else:
+        certificate = trust.fetch_root(client.Service(url))
     digest = encoding.fingerprint(certificate)
     if sha256 not in (None, digest):
         raise CommandError(f"the root has another fingerprint: {digest}")
@@ -52,13 +53,23 @@ def login(*, url: str, root: Path | None, sha256: str | None, name: str | None, 
     if url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
         warn(f"warning: the API key is sent to {url} without encryption: use its https URL")
     context = Context(url, encoding.encode_pem([certificate]), api_key or _ask_for_key())
-    profiles = [
-        profile.name for profile in client.list_profiles(context.service, client.Credentials(context.api_key))
-    ]
+    profiles = _list_profiles(context, str(root or f"{url}/root.crt"))
     name = name or urlsplit(url).netloc
     contexts.change(lambda stored: Contexts(name, {**stored.by_name, name: context}))
     facts = {"name": name, "url": url, "root_fingerprint_sha256": digest, "profiles": profiles}
     report(facts, f"Logged in to {name}, with the profiles {', '.join(profiles)}")
+
+
+def _list_profiles(context: Context, source: str) -> list[str]:
+    """List the names of the caller's profiles; `source` is that of the root, for errors."""
+    try:
+        profiles = client.list_profiles(context.service, client.Credentials(context.api_key))
+    except client.ClientError as error:
+        if error.remedy != client.TRUST_ROOT:
+            raise
+        remedy = f"the certificate of the service is not issued under {escape_controls(source)}"
+        raise client.ClientError(error.reason, error.exit_status, remedy) from error
+    return [profile.name for profile in profiles]
 
 
 def _confirm_root() -> None:

@@ -34,6 +34,13 @@ KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
 MAX_PORT: Final = 65535
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+_EXAMPLE_URL: Final = "https://ca.example.com"
+# RFC 3986 3; unlike the URLs of a contract, these may have any host and path, such as those in containers.
+_SERVICE_URL: Final = re.compile(
+    r"(?P<origin>https?://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?)"
+    r"(?P<path>(?:/[\w.~%!$&'()*+,;=:@-]*)*)",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class _KeyType(click.Choice[str]):
@@ -133,8 +140,25 @@ profiles_option: Final = click.option(
     show_envvar=True,
     help="Merge the profiles in this YAML file over the default ones.",
 )
+
+
+def parse_service_url(text: str) -> str:
+    """Parse the URL of a service, and remove final slashes; its scheme and host become lower-case.
+
+    Raises:
+        ValueError: it is not an http or https URL, or has credentials, a query or a fragment.
+    """
+    if re.match(r"(?:[^/?#]*:)?//[^/?#]*@", text):
+        raise ValueError("the URL contains a user name or a password: remove it, and log in with an API key")
+    match = _SERVICE_URL.fullmatch(text)
+    if not match or not 0 < int(match["port"] or 1) <= MAX_PORT:
+        raise ValueError(f"{text!r} is not an http or https URL such as {_EXAMPLE_URL}, without ? and #")
+    return (match["origin"].lower() + match["path"]).rstrip("/")
+
+
 url_option: Final = click.option(
     "--url",
+    type=parse_service_url,
     metavar="URL",
     envvar=URL,
     show_envvar=True,
@@ -263,7 +287,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             if oidc or token_file:
                 return id_token.load_credentials(service.url, token_file, audience or service.url)
-            return client.Credentials(require_api_key(api_key or stored.api_key))
+            return client.Credentials(require_api_key(api_key or stored.api_key, url))
 
         return command(service=service, credentials=credentials, **others)
 
@@ -312,9 +336,19 @@ def validity_options(command: _Command) -> _Command:
     )
 
 
-def require_api_key(api_key: str | None) -> str:
-    """Return the API key; CommandError if it is not set."""
+def require_api_key(api_key: str | None, url: str | None) -> str:
+    """Return the API key; CommandError if it is not set.
+
+    Args:
+        api_key: that of the arguments, the variable or the context.
+        url: the URL of the service; None for that of a context.
+    """
     if not api_key:
+        from service.cli import contexts  # noqa: PLC0415 - imports the client, which is slow to import
+
+        stored = contexts.load()
+        if url is None and stored.by_name and not stored.current:
+            raise CommandError("no API key and no current context: choose one with certlet context use NAME")
         raise CommandError(
             f"no API key: run certlet login URL, set ${API_KEY} or pass --api-key (the operator creates one "
             "with certlet api-key add NAME)"

@@ -111,13 +111,21 @@ def trust(*, ca: Path | None, sha256: str | None, url: str | None, context: str 
 
 def fetch_root(service: client.Service) -> x509.Certificate:
     """Fetch the root certificate; CommandError if it is not a self-signed CA certificate."""
-    data = client.fetch_root(service)
+    data, source = client.fetch_root(service), f"{service.url}/root.crt"
     try:
-        root = certificate_reader.parse_der(data)
-        root.verify_directly_issued_by(root)
-        is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        certificate = certificate_reader.parse_der(data)
+    except ValueError as error:
+        raise CommandError(f"{source} is not a root certificate") from error
+    return require_root(certificate, source)
+
+
+def require_root(certificate: x509.Certificate, source: str) -> x509.Certificate:
+    """Return a certificate; CommandError, which names its source, if it is not that of a self-signed CA."""
+    try:
+        certificate.verify_directly_issued_by(certificate)
+        is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise CommandError(f"{service.url}/root.crt is not a root certificate") from error
+        raise CommandError(f"{source} is not a root certificate") from error
     if not is_ca:
-        raise CommandError(f"{service.url}/root.crt is not a CA certificate")
-    return root
+        raise CommandError(f"{source} is not a CA certificate")
+    return certificate

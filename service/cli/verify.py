@@ -144,7 +144,11 @@ def _load_file(path: Path) -> _Roots:
 
 def _load_default_roots(context: str | None) -> _Roots:
     """Load the roots that other commands trust: of the variable or the system, and of the context."""
-    stored = options.find_context(os.environ.get(options.URL) or None, context)
+    url = os.environ.get(options.URL)
+    try:
+        stored = options.find_context(options.parse_service_url(url) if url else None, context)
+    except ValueError as error:
+        raise click.UsageError(f"{options.URL}: {error}") from error
     login = x509.load_pem_x509_certificate(stored.root_pem.encode()) if stored.root_pem else None
     store = _create_store([login] if login else [])
     paths, file = ssl.get_default_verify_paths(), os.environ.get(_CERT_FILE)

@@ -62,7 +62,7 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("sign", "-", "--not-after", "tomorrow"), 2, "2030-12-31T23:59:59Z"),
         (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
         (("sign", "-", "--not-after", "2027-2-3T12:00:00Z"), 2, "a time in UTC"),
-        (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
+        (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 2, "http or https"),
         (
             ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
             5,

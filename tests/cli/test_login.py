@@ -11,7 +11,7 @@ import pytest
 
 from service.cli import contexts
 from tests import servers
-from tests.cli import certlet, type_at_terminal
+from tests.cli import certlet, type_at_terminal, write_site
 from tests.servers import API_KEY, Server
 
 KEY = {"CERTLET_API_KEY": API_KEY}
@@ -87,10 +87,41 @@ def test_another_root_is_not_trusted(tls_server: Server) -> None:
     """The connection with the key is verified, so that the key goes to no other server."""
     assert certlet("init", "other").returncode == 0
     run = certlet("login", tls_server.url, "--root", "other/root-ca.crt", env=KEY)
-    assert (run.returncode, b"certlet login trusts the root" in run.stderr) == (
-        5,
+    assert run.returncode == 5
+    assert run.stderr.endswith(b" (the certificate of the service is not issued under other/root-ca.crt)\n")
+    write_site(Path("other"))
+    for file, reason in (
+        ("other/signing-ca.crt", "other/signing-ca.crt is not a root certificate"),
+        ("localhost.crt", "localhost.crt is not a root certificate"),
+    ):
+        run = certlet("login", tls_server.url.replace("https", "http"), "--root", file, env=KEY)
+        assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {reason}\n")
+    assert not contexts.path().exists()
+
+
+def test_file_of_roots_that_cannot_be_read_is_named(tls_server: Server) -> None:
+    """A file with another root is not the problem."""
+    assert certlet("init", "other").returncode == 0
+    Path("empty").touch()
+    for file, remedy in (
+        ("none", "$SSL_CERT_FILE names none: No such file or directory"),
+        ("empty", "$SSL_CERT_FILE names empty, which contains no certificate"),
+        ("other/root-ca.crt", "certlet login trusts the root of a service; or set $SSL_CERT_FILE to it"),
+    ):
+        env = {**KEY, "CERTLET_URL": tls_server.url, "SSL_CERT_FILE": file}
+        run = certlet("new", "a.example.com", env=env)
+        assert (run.returncode, run.stderr.decode().endswith(f" ({remedy})\n")) == (5, True), run.stderr
+
+
+def test_password_in_a_url_is_refused(tls_server: Server) -> None:
+    """It would be shown by context list, and is not in the error."""
+    url = tls_server.url.replace("//", "//user:secret@")
+    run = certlet("login", url, "--root", root_file(tls_server), env=KEY)
+    assert (run.returncode, b"the URL contains a user name or a password: remove it" in run.stderr) == (
+        2,
         True,
     )
+    assert b"secret" not in run.stderr
     assert not contexts.path().exists()
 
 
@@ -136,6 +167,12 @@ def test_context_is_chosen(tls_server: Server) -> None:
     run = certlet("logout")
     assert run.stderr == b"note: there is no current context now: certlet context use NAME chooses one\n"
     assert list(contexts.load().by_name) == ["name"]
+    for arguments, message in (
+        ((), "no API key and no current context: choose one with certlet context use NAME"),
+        (("--url", "http://127.0.0.1:9"), "no API key: run certlet login URL"),
+    ):
+        run = certlet("new", "x.example.com", *arguments)
+        assert (run.returncode, message in run.stderr.decode()) == (1, True), run.stderr
     assert (
         certlet("logout").stderr
         == b"certlet: there is no current context: pass NAME of certlet context list\n"
@@ -148,8 +185,13 @@ def test_damaged_file_is_an_error() -> None:
     """It is named, and what to do with it."""
     contexts.path().parent.mkdir(parents=True)
     damaged_root = '{"current": "a", "contexts": {"a": {"url": "https://a", "root_pem": "x"}}}'
-    for content in ("{", "[]", '{"current": "", "contexts": {"a": {}}}', '{"contexts": {}}', damaged_root):
+    number = '{"current": "a", "contexts": {"a": {"url": "https://a", "api_key": 12}}}'
+    missing = '{"current": "b", "contexts": {"a": {"url": "https://a"}}}'
+    members = '{"current": "", "contexts": {"a": {}}}'
+    for content in ("{", "[]", members, '{"contexts": {}}', damaged_root, number, missing):
         contexts.path().write_text(content)
         run = certlet("context", "list")
         message = f"certlet: {contexts.path()} is damaged: delete it, and log in again\n"
         assert (run.returncode, run.stderr.decode()) == (1, message)
+    contexts.path().write_text(missing.replace('"b"', '"a"'))
+    assert certlet("context", "list").stdout == b"* a  https://a\n"

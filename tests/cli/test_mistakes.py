@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("verify a.invalid:443", 5, ": check the host and the port"),
         ("new a.example.com --url https://{status}", 5, "the server does not use TLS: try http://{status}"),
         ("new a.example.com --url {https}/prod", 1, "check that {https}/prod is the service's base URL"),
-        ("new a.example.com --url ca.example.com", 1, "'ca.example.com' is not an http or https URL"),
+        ("new a.example.com --url ca.example.com", 2, "'ca.example.com' is not an http or https URL"),
         ("show {status}", 5, "the server does not use TLS"),
         (
             "new a.example.com --api-key wrong",
