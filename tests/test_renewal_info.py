@@ -81,6 +81,21 @@ def test_order_renews_what_was_issued_before(tmp_path: Path) -> None:
             assert ask(server, recent) == normal
 
 
+def test_period_without_an_order_is_refused(tmp_path: Path) -> None:
+    """As an option; the variable may stay set when the order has ended."""
+    for options, variable, error in (
+        (
+            ("--renew-over", "PT2H"),
+            "",
+            b"certlet: --renew-over requires --renew-before (see certlet serve --help)\n",
+        ),
+        ((), "PT2H", b"certlet: no CA in ca: "),
+    ):
+        run = certlet("serve", *options, cwd=tmp_path, env={"CERTLET_RENEW_OVER": variable})
+        assert run.stderr.startswith(error)
+        assert run.returncode == (2 if options else 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [

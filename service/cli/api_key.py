@@ -94,7 +94,13 @@ def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool
         note(f"added the key {f'in ${API_KEY}' if from_env else 'on stdin'}")
     new_key = "" if value else created
     facts = {**_to_dict(added, datetime.now(UTC)), "key": new_key or None}
-    report(facts, *([new_key] if new_key else ()), result=new_key)
+    try:
+        report(facts, *([new_key] if new_key else ()), result=new_key)
+    except OSError as error:
+        if not new_key:
+            raise
+        key_file.remove(added.key_id)  # no one knows it
+        raise CommandError(f"stdout: {error.strerror}, so the key was removed again") from error
     if others:
         ids = ", ".join(key.key_id for key in others)
         count = len(others) + 1

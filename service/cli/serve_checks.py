@@ -172,7 +172,7 @@ def open_ledger(path: Path, *, create: bool) -> None:
         SqliteLedger(path, lambda: datetime.now(UTC), create=create).close()
     except CAError as error:
         cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) else error.detail
+        reason = cause.strerror if isinstance(cause, OSError) else cause or error.detail
         detail = f"{path}: {reason}" if isinstance(error, CAUnavailable) else error.detail
         raise CommandError(f"--ledger: {detail}") from error
 

@@ -35,6 +35,18 @@ def test_api_key_is_printed_once_and_stored_as_a_digest(tmp_path: Path) -> None:
         assert server.sign(request).status == 200
 
 
+def test_key_that_cannot_be_printed_is_removed(tmp_path: Path) -> None:
+    """No one would know it. A key that the caller has stays."""
+    servers.create_ca(tmp_path / "ca")
+    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh", *servers.CERTLET, "api-key", "add", "ci"]
+    run = servers.run(*full, cwd=tmp_path, check=False)
+    error = "certlet: stdout: No space left on device, so the key was removed again\n"
+    assert (run.returncode, run.stderr) == (1, error)
+    assert list_keys() == []
+    run = servers.run(*full, "--from-stdin", "--json", cwd=tmp_path, check=False, stdin=API_KEY)
+    assert (run.returncode, [key["principal"] for key in list_keys()]) == (1, ["ci"])
+
+
 def list_keys() -> list[dict[str, Any]]:
     """The records of `certlet api-key list --json`."""
     return [json.loads(line) for line in certlet("api-key", "list", "--json").stdout.splitlines()]
