@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import click
 from cryptography import x509
@@ -23,11 +23,25 @@ from service.gateway import api_keys
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
 from service.pki.ca_status import CAStatus
-from service.pki.errors import CAError
+from service.pki.errors import CAError, CAUnavailable
 from service.pki.hierarchy import SigningCA
 from service.settings import CA_PASSPHRASE, KeySource, Settings, parse_key_location, parse_public_url
 
 NO_KEY: Final = "none"
+
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _parse_network(text: str) -> _Network:
+    """Parse a network in CIDR notation; ValueError if it is malformed, or has bits of a host."""
+    try:
+        network = ipaddress.ip_interface(text).network
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8 or fd00::/8") from None
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is an address in a network: pass {network}") from None
 
 
 @click.command(cls=Command, epilog="Example: certlet init ca --permit-dns example.com")
@@ -50,7 +64,7 @@ NO_KEY: Final = "none"
     "--permit-ip",
     multiple=True,
     metavar="CIDR",
-    type=ipaddress.ip_network,
+    type=_parse_network,
     help="Restrict the CA to IP addresses in this network (repeatable).",
 )
 @click.option(
@@ -68,7 +82,7 @@ def init(
     key_type: str,
     name: str,
     permit_dns: tuple[str, ...],
-    permit_ip: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+    permit_ip: tuple[_Network, ...],
     url: str | None,
     kms: str | None,
 ) -> None:
@@ -230,7 +244,7 @@ def _load_old_key(
     except ImportError as error:
         raise CommandError(f"--old-key {location} requires boto3: run pip install boto3") from error
     except (CAError, ValueError) as error:
-        detail = error.detail if isinstance(error, CAError) else f"--old-key: {error}"
+        detail = _describe(error) if isinstance(error, CAError) else f"--old-key: {error}"
         raise CommandError(
             f"{detail}: pass --old-key KEY, or --old-key {NO_KEY} to end the old CA's CRL and OCSP responses"
         ) from error
@@ -337,4 +351,13 @@ def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
         from service.keystore import kms  # noqa: PLC0415 - boto3 is optional
     except ImportError as error:
         raise CommandError("--kms requires boto3: run pip install boto3") from error
-    return kms.load_private_key(key_id).public_key()
+    try:
+        return kms.load_private_key(key_id).public_key()
+    except CAError as error:
+        raise CommandError(f"--kms {key_id}: {_describe(error)}") from error
+
+
+def _describe(error: CAError) -> str:
+    """Describe an error of a key, with what AWS said."""
+    reason = f": {error.__cause__}" if isinstance(error, CAUnavailable) and error.__cause__ else ""
+    return f"{error.detail}{reason}".removesuffix(".")

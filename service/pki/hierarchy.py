@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.x509.oid import NameOID
 
-from service.pki import ca_status, keys
+from service.pki import ca_status, keys, names
 from service.pki.ca_status import CAStatus
 from service.pki.certificate import authority_information_access
 from service.pki.certificate_reader import extension_value
-from service.pki.errors import CAError
+from service.pki.errors import CAError, quote
 from service.pki.issuer import authority_key_identifier
 from service.pki.names import distinguished_name
 from service.pki.profile import ISSUER_PATH, OCSP_PATH
@@ -110,10 +110,14 @@ def create_hierarchy(
         signing: further properties of the signing CA.
 
     Raises:
-        ValueError: the key type is unknown, or the name is empty or too long.
+        ValueError: the key type is unknown; or the name is empty or too long, or is not normalised.
     """
-    if not name.strip():
+    canonical = names.prepare(name)
+    if not canonical:
         raise ValueError("the name of the CA is empty")
+    if canonical != name:
+        reason = "has white space or characters that programs do not show, or read differently"
+        raise ValueError(f"the name {quote(name)} {reason}: pass {quote(canonical)}")
     if len(name) > MAX_NAME_CHARS:
         raise ValueError(f"the name has {len(name)} characters; at most {MAX_NAME_CHARS} are accepted")
     root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key_type, now)

@@ -320,6 +320,18 @@ def test_permit_options_become_critical_name_constraints(tmp_path: Path) -> None
         assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")
 
 
+@pytest.mark.parametrize("command", [("init", "ca"), ("rollover", "old", "new")])
+def test_error_of_aws_is_shown(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Of the key of a new CA, and of the old one's; nothing is created."""
+    servers.create_ca(tmp_path / "old")
+    env = {"AWS_DEFAULT_REGION": None, "AWS_REGION": None, "AWS_CONFIG_FILE": "/dev/null"}
+    option, source = ("--kms", "x") if command[0] == "init" else ("--old-key", "kms:x")
+    run = certlet(*command, option, source, env=env)
+    assert (run.returncode, run.stdout, run.stderr.count(b"\n")) == (1, b"", 1)
+    assert b"kms is unavailable: You must specify a region" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_new_ca_is_described_in_json(tmp_path: Path) -> None:
     """`init` and `rollover` name the directory, the signing CA and the root."""
     created = json.loads(certlet("init", "ca", "--json").stdout)
