@@ -155,7 +155,7 @@ def inspect_chain(
         _inspection(
             _kind(certificate),
             _facts(certificate, now),
-            certificate_facts(certificate) | {"key_type": _key(certificate)},
+            certificate_facts(certificate) | _more_facts(certificate),
             *certificate_reader.malformed_fields(certificate),
             date_problem(certificate, now),
             _signature_problem(certificate),
@@ -222,11 +222,40 @@ def certificate_facts(certificate: x509.Certificate) -> dict[str, object]:
     }
 
 
+def _more_facts(certificate: x509.Certificate) -> dict[str, object]:
+    """Describe in JSON what `certlet show` adds; None is an extension that the certificate does not have."""
+    usage, constraints = _value(certificate, x509.ExtendedKeyUsage), _name_constraints(certificate)
+    return {
+        "key_type": _key(certificate),
+        "extended_key_usage": None if usage is None else list(map(encoding.oid_name, usage)),
+        "name_constraints": constraints,
+    }
+
+
+def _name_constraints(certificate: x509.Certificate) -> dict[str, list[str]] | None:
+    """Describe the names that a CA may certify (RFC 5280 4.2.1.10); None if it has no nameConstraints."""
+    constraints = _value(certificate, x509.NameConstraints)
+    if constraints is None:
+        return None
+    trees = {"permitted": constraints.permitted_subtrees, "excluded": constraints.excluded_subtrees}
+    return {key: list(map(_describe_subtree, subtrees or ())) for key, subtrees in trees.items()}
+
+
+def _describe_subtree(name: x509.GeneralName) -> str:
+    directory = f":{name.value.rfc4514_string()}" if isinstance(name, x509.DirectoryName) else ""
+    return f"{names.describe(name)}{directory}"
+
+
 def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     left = f" ({format_duration(end - now)} left)" if end > now else ""
     usage = _value(certificate, x509.ExtendedKeyUsage)
     sans = ", ".join(map(names.describe, _value(certificate, x509.SubjectAlternativeName) or ()))
+    constraints = _name_constraints(certificate) or {}
+    permitted, excluded = (
+        ", ".join(f"{tree}(all)" if tree.endswith(":") else tree for tree in constraints.get(key, ()))
+        for key in ("permitted", "excluded")
+    )
     return (
         ("Subject", _subject(certificate.subject)),
         ("Names", sans or ("" if _is_ca(certificate) else "(none)")),
@@ -234,6 +263,8 @@ def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str
         ("Valid", f"{encoding.format_timestamp(start)} to {encoding.format_timestamp(end)}{left}"),
         ("Key", _key(certificate)),
         ("Usage", ", ".join(_USES.get(oid, oid.dotted_string) for oid in usage or ())),
+        ("Permits", permitted),
+        ("Excludes", excluded),
         ("Serial", encoding.format_serial(certificate.serial_number)),
         ("SHA-256", encoding.fingerprint(certificate)),
     )

@@ -77,16 +77,18 @@ def verify(*, file: str, root: Path | None, context: str | None, host: str | Non
     options.forbid_together("--root", "--context")
     address = input_files.find_address(file)
     certificates = tls_peer.fetch_chain(address) if address else read_certificates(Path(file))
+    name = "standard input" if file == "-" else file
     if not certificates:
-        raise CommandError(f"{file} contains no certificate")
+        raise CommandError(f"{name} contains no certificate")
     roots = _load_file(root) if root else _load_default_roots(context)
     leaf, host = certificates[0], host or (address.host if address else None)
-    remedy = "the server must send it" if address else f"add it to {file}"
+    remedy = "the server must send it" if address else f"add it to {name}"
     reason, path = _verify_path(certificates, roots, remedy)
     reason = (
         reason or _purpose_problem(path, purpose) or (inspection.name_problem(leaf, host) if host else "")
     )
     end = encoding.format_timestamp(min(certificate.not_valid_after_utc for certificate in path or [leaf]))
+    issuers = [certificate.subject.rfc4514_string() for certificate in path[1:-1]]
     facts = {
         "file": file,
         "host": host,
@@ -94,16 +96,17 @@ def verify(*, file: str, root: Path | None, context: str | None, host: str | Non
         "valid": not reason,
         "reason": reason or None,
         "not_after": end,
+        "issuers": issuers,
         "root": path[-1].subject.rfc4514_string() if path else None,
         "trusted": roots.source_of(path[-1]) if path else str(roots),
     }
-    target = f"{file} for {host}" if host else file
+    target = f"{name} for {host}" if host else name
     lines = [f"Valid     {target}, as a TLS {purpose}, until {end}"]
-    lines += [f"Issuer    {certificate.subject.rfc4514_string()}" for certificate in path[1:-1]]
+    lines += [f"Issuer    {issuer}" for issuer in issuers]
     lines += [f"Root      {facts['root']} ({facts['trusted']})"]
     report(facts, *(() if reason else lines))
     if reason:
-        raise CommandError(f"{file}: {reason}")
+        raise CommandError(f"{name}: {reason}")
 
 
 class _Roots(NamedTuple):

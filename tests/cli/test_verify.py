@@ -80,6 +80,9 @@ def test_untrusted_or_incomplete_chain_is_refused(chain: Path, tmp_path: Path) -
             f"unable to get local issuer certificate: its {issuer.strip().replace('=', ' ', 1)} is missing: "
         )
         assert run.stderr.decode().endswith(reason + remedy)
+    run = certlet("verify", "-", "--root", root, stdin=leaf.read_bytes())
+    assert run.stderr.startswith(b"certlet: standard input: CN=")
+    assert b": add it to standard input, or if it is a root, pass it as --root (trusted: " in run.stderr
     assert certlet("verify", file, env={"SSL_CERT_FILE": str(root)}).returncode == 0
     whole = tmp_path / "whole.crt"
     whole.write_text(file.read_text() + root.read_text())
@@ -125,6 +128,9 @@ def test_server_is_verified(chain: Path, address: tuple[str, int]) -> None:
     assert run.stdout.startswith(f"Valid     {host}:{port} for {host}, as a TLS server, until ".encode())
     assert run.returncode == 0
     assert re.search(rb"\nIssuer    CN=Certlet Signing CA .*\nRoot      CN=Certlet Root CA .*\n$", run.stdout)
+    (issuer,) = re.findall(r"\nIssuer    (.*)\n", run.stdout.decode())
+    run = certlet("verify", f"{host}:{port}", "--root", chain / "root.crt", "--json")
+    assert json.loads(run.stdout)["issuers"] == [issuer]
     other = certlet("verify", f"127.0.0.1:{port}", "--root", chain / "root.crt")
     assert (other.returncode, b"is not for 127.0.0.1" in other.stderr) == (1, True)
     assert (
