@@ -14,7 +14,7 @@ import stat
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -28,13 +28,35 @@ KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - the variable's 
 FILE_SUFFIX: Final = "_FILE"  # of the variables that name a file with a passphrase
 MIN_PASSPHRASE: Final = 16  # characters
 MIN_DIFFERENT: Final = 8  # characters
+MAX_PASSPHRASE: Final = 1023  # bytes: OpenSSL encrypts no private key with more
+_EMPTY_PATH: Final = "the path is empty"
 _HTTPS_PORT: Final = 443
 
-# A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
-FILE: Final = click.Path(path_type=Path, readable=False)
-FILE.name = "file"
-DIRECTORY: Final = click.Path(path_type=Path, readable=False)
-DIRECTORY.name = "dir"
+
+class _Path(click.Path):
+    """A path, which is not empty: `Path("")` would be the current directory.
+
+    A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self.name = name
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401 - as in click
+        """Convert an argument to a Path."""
+        if value == "":
+            self.fail(_EMPTY_PATH, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE: Final = _Path("file")
+DIRECTORY: Final = _Path("dir")
 
 
 class Address(NamedTuple):
@@ -55,14 +77,14 @@ def parse_address(text: str) -> Address | None:
         return None
     try:
         parts = urllib.parse.urlsplit(text if is_url else f"https://{text}")
-        host, port = parts.hostname or "", parts.port or _HTTPS_PORT
+        host, port = parts.hostname or "", _HTTPS_PORT if parts.port is None else parts.port
         if not host.isascii():
             import idna  # noqa: PLC0415 - loading its tables takes 10 ms, and few hosts need them
 
             host = idna.encode(host, uts46=True).decode("ascii")
     except ValueError:  # includes idna.IDNAError
         return None
-    return Address(host, port) if host else None
+    return Address(host, port) if host and port else None
 
 
 def find_address(file: str) -> Address | None:
@@ -70,7 +92,10 @@ def find_address(file: str) -> Address | None:
 
     Raises:
         CommandError: there is no such file, and it is not an address.
+        click.UsageError: the argument is empty.
     """
+    if not file:
+        raise click.UsageError(_EMPTY_PATH)
     if file == "-" or Path(file).exists():
         return None
     if address := parse_address(file):
@@ -105,9 +130,15 @@ def read_secret(variable: str) -> bytes | None:
 
 
 def read_new_secret(variable: str) -> bytes | None:
-    """Return a passphrase that is to encrypt a file, as `read_secret` does; warn if it is weak."""
+    """Return a passphrase that is to encrypt a file, as `read_secret` does; warn if it is weak.
+
+    Raises:
+        CommandError: as `read_secret`; or the passphrase is too long.
+    """
     passphrase = read_secret(variable)
     if passphrase is not None:
+        if len(passphrase) > MAX_PASSPHRASE:
+            raise CommandError(f"{variable} has more than {MAX_PASSPHRASE} bytes: choose a shorter one")
         warn_if_weak(variable, passphrase.decode(errors="replace"))
     return passphrase
 

@@ -15,6 +15,7 @@ from typing import Final, cast
 import click
 import idna
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -32,12 +33,14 @@ from service.cli import input_files, inspection, options
 from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.terminal import Command, CommandError, json_option, note, report, warn
 from service.pki import certificate_reader, encoding, keys
-from service.pki.errors import RejectedIdentifier, quote
+from service.pki.errors import RejectedIdentifier, describe_error, quote
 from service.pki.names import Identifier, IdentifierKind, parse_general_name
 
 P12_PASSWORD: Final = "CERTLET_P12_PASSWORD"  # noqa: S105 - the variable's name, not its value
 
 _MAX_COMMON_NAME: Final = 64  # RFC 5280 A.1: ub-common-name
+_NUMBERS: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # such as 300.1.1.1, which is not a DNS name either
+_SUFFIXES: Final = (".crt", ".key", ".pem")
 _URI_PREFIX: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|urn:", re.IGNORECASE)
 
 
@@ -71,7 +74,7 @@ def _guess_kind(text: str) -> IdentifierKind:
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(text)
         return IdentifierKind.IP
-    return IdentifierKind.DNS
+    return IdentifierKind.IP if _NUMBERS.fullmatch(text) else IdentifierKind.DNS
 
 
 def _encode_idna(text: str) -> str:
@@ -144,6 +147,8 @@ def new(
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("PKCS#12 does not support ML-DSA keys: omit --p12 or choose another --key-type")
     password = _p12_password() if p12 else b""
+    if p12:
+        _verify_pkcs12(names[0].value, key, password, legacy=p12_legacy)
     san = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
     request = client.SignRequest(create_csr(key, _subject(names), [san]), **members)
     with atomic_write.locked_directory(path.parent), atomic_write.atomic_files(overwrite=force) as write:
@@ -178,6 +183,11 @@ def _stem(out: str | None, first: Identifier) -> Path:
     """Return the path of the files without their suffixes."""
     if out and not (out.endswith("/") or Path(out).is_dir()):
         stem = Path(out)
+        if stem.suffix in _SUFFIXES:
+            base = stem.with_suffix("")
+            raise click.UsageError(
+                f"--out is a path without {stem.suffix}: --out {base} writes {base}.key and {base}.crt"
+            )
     else:
         stem = Path(out or "") / re.sub("[^A-Za-z0-9._@-]", "_", first.value.replace("*", "_wildcard"))
     if not stem.name.strip("."):
@@ -215,6 +225,16 @@ def parse_signed(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -
     return certificates
 
 
+def _verify_pkcs12(
+    name: str, key: CertificateIssuerPrivateKeyTypes, password: bytes, *, legacy: bool
+) -> None:
+    """Encode PKCS#12 without a certificate, before one is issued; CommandError if that fails."""
+    try:
+        _encode_pkcs12(name, key, (), password, legacy=legacy)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CommandError(f"PKCS#12 cannot be encrypted: {describe_error(error)}") from error
+
+
 def _encode_pkcs12(
     name: str,
     key: CertificateIssuerPrivateKeyTypes,
@@ -229,9 +249,9 @@ def _encode_pkcs12(
         builder = PrivateFormat.PKCS12.encryption_builder()
         builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC)
         encryption = builder.hmac_hash(hashes.SHA1()).build(password)  # noqa: S303 - what such programs verify  # nosec B303
-    leaf, *chain = certificates
+    leaf = certificates[0] if certificates else None
     p12_key = cast("pkcs12.PKCS12PrivateKeyTypes", key)
-    return pkcs12.serialize_key_and_certificates(name.encode(), p12_key, leaf, chain, encryption)
+    return pkcs12.serialize_key_and_certificates(name.encode(), p12_key, leaf, certificates[1:], encryption)
 
 
 def _p12_password() -> bytes:
@@ -239,6 +259,10 @@ def _p12_password() -> bytes:
         return password
     if not sys.stdin.isatty():
         raise CommandError(f"no terminal to prompt for the PKCS#12 password: set ${P12_PASSWORD}")
-    typed = str(click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True))
+    try:
+        typed = str(click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True))
+        password = typed.encode()
+    except UnicodeError as error:
+        raise CommandError("the PKCS#12 password is not UTF-8") from error
     input_files.warn_if_weak("the password", typed)
-    return typed.encode()
+    return password

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("sign my.crt", 1, "is a certificate"),
         ("sign nothing.csr", 1, "nothing.csr: No such file or directory"),
         ("renew my.csr", 1, "my.csr: "),
+        ("renew ''", 2, "invalid value for 'FILE...': the path is empty (see certlet renew --help)"),
+        ("init ''", 2, "invalid value for 'DIR': the path is empty"),
+        ("show ''", 2, "the path is empty (see certlet show --help)"),
+        ("verify ''", 2, "the path is empty (see certlet verify --help)"),
+        ("revoke 0a --ca ''", 2, "invalid value for '--ca': the path is empty"),
         ("show my.key", 1, "pass the key in PEM as --key-file, together with its CSR or certificate"),
         ("verify my.csr", 1, "my.csr contains no certificate"),
         (
@@ -103,7 +109,7 @@ def test_mistake_has_one_line_with_a_remedy(
         "CERTLET_URL": site.url,
         "SSL_CERT_FILE": str(site.log.parent / "ca" / "root-ca.crt"),
     }
-    run = certlet(*(fill(word) for word in command.split()), env=env)
+    run = certlet(*(fill(word) for word in shlex.split(command)), env=env)
     assert (run.returncode, run.stdout) == (status, b""), run
     assert fill(error) in run.stderr.decode(), run.stderr
     assert b"Traceback" not in run.stderr

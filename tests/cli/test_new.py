@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import stat
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
@@ -104,6 +107,9 @@ def test_new_accepts_email_and_uri(server: Server, tmp_path: Path) -> None:
         ),
         (("a.example.com", "--p12-legacy"), 2, "--p12-legacy requires --p12"),
         (("a..example.com",), 2, "empty label"),
+        (("300.1.1.1",), 2, "'300.1.1.1' is not a valid name of the kind ip"),
+        (("a.example.com", "--out", "www.crt"), 2, "--out www writes www.key and www.crt"),
+        (("a.example.com", "--p12", ""), 2, "invalid value for '--p12': the path is empty"),
         (("ip:a",), 2, "not a valid name of the kind ip"),
         (("a.example.com", "--key-type", "dsa"), 2, "'dsa' is not one of"),
     ],
@@ -119,6 +125,46 @@ def test_failed_new_leaves_no_file(
     assert fragment in run.stderr.decode()
     assert b"Traceback" not in run.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there.crt": "precious"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "secret", "error"),
+    [
+        ("CERTLET_KEY_PASSPHRASE", "0123456789" * 102 + "abc", ""),
+        ("CERTLET_KEY_PASSPHRASE", "0123456789" * 102 + "abcd", "has more than 1023 bytes"),
+        ("CERTLET_P12_PASSWORD", "0123456789-pässword", ""),
+        ("CERTLET_P12_PASSWORD", "0123456789-p\udcffssword", "PKCS#12 cannot be encrypted: password must be"),
+    ],
+)
+def test_secret_that_cannot_encrypt_is_refused_before_signing(
+    server: Server, tmp_path: Path, variable: str, secret: str, error: str
+) -> None:
+    """One with 1,023 bytes, or in UTF-8, encrypts key and PKCS#12."""
+    intents = server.read_log().count('"event":"intent"')
+    env = {"CERTLET_P12_PASSWORD": "correct horse battery", variable: secret}
+    run = certlet("new", "a.example.com", "--p12", "a.p12", env=env)
+    assert (run.returncode, error in run.stderr.decode()) == (int(bool(error)), True), run.stderr
+    assert run.stderr.count(b"\n") == int(bool(error))
+    assert server.read_log().count('"event":"intent"') == intents + (not error)
+    assert len(list(tmp_path.iterdir())) == (0 if error else 3)
+
+
+def test_typed_password_that_is_not_utf8_is_an_error(server: Server, tmp_path: Path) -> None:
+    """It is an error before signing, also at the prompt."""
+    environ = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url, "PYTHONIOENCODING": "utf-8:strict"}
+    terminal, inside = pty.openpty()
+    with subprocess.Popen(
+        [*servers.CERTLET, "new", "a.example.com", "--p12", "a.p12"],
+        env=servers.environ(**environ), stdin=inside, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert process.stderr.read(18) == b"PKCS#12 password: "  # what is typed before is discarded
+        os.write(terminal, b"p\xffssword\n")
+        _, error = process.communicate(timeout=20)
+    os.close(inside)
+    os.close(terminal)
+    assert (process.returncode, error.strip()) == (1, b"certlet: the PKCS#12 password is not UTF-8")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

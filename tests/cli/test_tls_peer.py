@@ -61,6 +61,8 @@ def address(chain: Path) -> Iterator[Address]:
         ("www.crt", None),
         ("http://ca.example.com", None),
         ("ca.example.com:99999", None),
+        ("ca.example.com:0", None),
+        ("https://ca.example.com:0", None),
         ("ca.example.com:", None),
         ("https://", None),
         ("https://[::1", None),
