@@ -65,12 +65,12 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     for finding in findings:
         level = "error" if finding.is_error else "warning"
         facts = {"level": level, "file": finding.file, "line": finding.line, "text": finding.text}
-        report(facts, str(finding))
+        report(facts, str(finding), result=str(finding) if finding.is_error else "")
     for problem in profile_lint.find_url_problems(status_url):
         _report_warning(problem)
     errors = [*find_ledger_problems(os.environ), *(find_ca_errors(ca) if is_ca else ())]
     for problem in errors:
-        report({"level": "error", "text": problem}, problem)
+        report({"level": "error", "text": problem}, problem, result=problem)
     has_errors = any(finding.is_error for finding in findings)
     if is_ca:
         acme_files = (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)

@@ -79,10 +79,8 @@ def doctor(*, ca: Path, service: client.Service, credentials: Callable[[], clien
     findings = [*_machine(), *_ca(ca, datetime.now(UTC)), *_service(service, credentials)]
     for finding in findings:
         remedy = f": {finding.remedy}" if finding.remedy else ""
-        report(
-            finding._asdict(),
-            f"{finding.level.capitalize():<9} {finding.subject}: {finding.text}{remedy}",
-        )
+        line = f"{finding.level.capitalize():<9} {finding.subject}: {finding.text}{remedy}"
+        report(finding._asdict(), line, result=line if finding.level is Level.ERROR else "")
     return int(any(finding.level is Level.ERROR for finding in findings))
 
 

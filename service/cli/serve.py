@@ -251,9 +251,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         reloads = Reloads(existing, load)
 
         def announce() -> None:
-            rollback.pop_all()
             reloads.remember(setup)
             serve_announcement.announce(settings, directory, policy, ports, created)
+            rollback.pop_all()  # what was created stays, since the operator has the API key
 
         listening_sockets = [*listeners, *status_listeners, *metrics_listeners]
         return Supervisor(HANDLER, notifier).run(setup, listening_sockets, announce, reloads.reload)

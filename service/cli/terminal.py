@@ -106,7 +106,7 @@ def is_json() -> bool:
 def report(facts: Mapping[str, object], *lines: str, result: str = "") -> None:
     """Print facts: lines for people, or with `--json` one object.
 
-    With `--quiet` it prints only `result`, a certificate or key that is in the facts, or the object with it.
+    With `--quiet` it prints only `result`, a certificate, key or error in the facts, or the object with it.
     """
     if is_json():
         import json  # noqa: PLC0415 - slow to import, and --help does not need it

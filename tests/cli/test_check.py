@@ -357,6 +357,19 @@ def test_key_that_is_not_checked_causes_a_warning(encrypted_ca: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["check", "doctor"])
+def test_quiet_prints_only_errors(command: str) -> None:
+    """A warning is not printed, and changes no exit status."""
+    assert certlet("init", "ca").returncode == 0
+    Path("ca/serial.key").unlink()
+    env = {"CERTLET_URL": "http://127.0.0.1:9"}
+    run = certlet(command, "--quiet", env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    Path("ca/denied-keys.txt").write_text("x")
+    run = certlet(command, "--quiet", env=env)
+    assert (run.returncode, run.stdout.count(b"\n"), b"denied-keys.txt" in run.stdout) == (1, 1, True), run
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
 def test_directory_of_the_option_must_have_a_ca(tmp_path: Path, command: str) -> None:
     """The default directory need not, and check says what it checked."""
     (tmp_path / "my.crt").touch()

@@ -129,6 +129,16 @@ def test_failed_start_leaves_nothing_behind(tmp_path: Path, fault: str) -> None:
     assert files(directory) == []
 
 
+def test_start_that_cannot_print_the_api_key_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No one would know the key."""
+    full = ("sh", "-c", 'exec "$@" > /dev/full', "sh", *servers.CERTLET, *START, *ALL_FILES)
+    environ = servers.environ(TMPDIR=str(tmp_path))
+    run = servers.run(*full, cwd=tmp_path, env=environ, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].endswith("No space left on device")
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize(("directory", "limit"), [("new/ca", 500), ("mounted", 500), ("new/ca", 4096)])
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, directory: str, limit: int) -> None:
     """The CA's certificates are longer than 500 bytes, and a ledger is longer than 4096; the error is one line."""
