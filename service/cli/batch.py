@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import click
+from cryptography import x509
 
 from service import atomic_write, exit_status
-from service.cli.terminal import CommandError, describe_os_error, warn
+from service.cli.terminal import CommandError, describe_os_error, note, warn
 from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, csr, input_formats
@@ -49,8 +51,7 @@ class Progress:
 
 def certificate_path(path: Path, output_dir: Path | None = None) -> Path:
     """Return the path of the certificate for a CSR: in `output_dir`, or next to the CSR."""
-    target = path.with_suffix(".crt")
-    return output_dir / target.name if output_dir else target
+    return (output_dir or path.parent) / f"{path.stem}.crt"  # with_suffix() raises ValueError for `.`
 
 
 def read_request(path: Path) -> str:
@@ -141,32 +142,34 @@ class BatchSigner:
     def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
         """Send a batch, and yield for each request whether its result is final."""
         results = self.sign_batch([request for _, request in batch])
-        for (path, _), result in zip(batch, results, strict=True):
+        for (path, request), result in zip(batch, results, strict=True):
             if isinstance(result, Signed):
-                self._write(path, result)
+                self._write(path, request, result)
             elif not result.retryable:
                 self._fail(f"{path}: {result.reason}", result.exit_status)
             yield isinstance(result, Signed) or not result.retryable
 
-    def _write(self, path: Path, signed: Signed) -> None:
+    def _write(self, path: Path, request: SignRequest, signed: Signed) -> None:
         try:
+            parse_signed(request, signed)
             write_certificate(certificate_path(path, self.output_dir), signed)
         except CommandError as error:
             self._fail(f"{path}: {error}", exit_status.of_error(error))
             return
         self.progress.signed += 1
-        for note in signed.notes:
-            _warn(f"{path}: note: {note}")
+        for text in signed.notes:
+            _erase_progress_bar()
+            note(f"{path}: {text}")
 
     def _fail(self, message: str, status: ExitStatus) -> None:
         self.progress.failures.append(status)
-        _warn(message)
+        _erase_progress_bar()
+        warn(message)
 
 
-def _warn(message: str) -> None:
-    if sys.stderr.isatty():  # erase the progress bar
+def _erase_progress_bar() -> None:
+    if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-    warn(message)
 
 
 def _first_batch(jobs: Sequence[_Job]) -> Iterator[_Job]:
@@ -177,6 +180,24 @@ def _first_batch(jobs: Sequence[_Job]) -> Iterator[_Job]:
         if bytes_left < 0:
             return
         yield path, request
+
+
+def parse_signed(request: SignRequest, signed: Signed) -> x509.Certificate:
+    """Parse the certificate from the service.
+
+    Raises:
+        CommandError: it is malformed, or for another key than that of the CSR.
+    """
+    try:
+        certificate = certificate_reader.parse_pem(signed.crt_pem.encode())
+    except ValueError as error:
+        raise CommandError(f"the service returned a malformed certificate: {error}") from error
+    key = None
+    with contextlib.suppress(IssuanceError):  # a later version of the service may read more CSRs
+        key = csr.parse(request.csr.encode("utf-8", "replace")).public_key
+    if key not in (None, certificate.public_key()):
+        raise CommandError("the service returned a certificate for another key")
+    return certificate
 
 
 def write_certificate(path: Path, signed: Signed) -> None:

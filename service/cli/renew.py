@@ -10,7 +10,7 @@ import shlex
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -260,12 +260,10 @@ class _Session:
         with atomic_files() as write:
             if self.new_key:  # a reader between the two renames sees a mismatch
                 passphrase, mode = input_files.read_new_secret(KEY_PASSPHRASE), key_path.stat().st_mode
-                with _errors_for(key_path):
-                    write(key_path, keys.encode_private_key(key, passphrase), stat.S_IMODE(mode))
+                write(key_path, keys.encode_private_key(key, passphrase), stat.S_IMODE(mode))
             certificates = parse_signed(client.sign(self.service, self._caller, request), key)
             _verify_replacement(certificates[0], certificate, may_end_earlier=may_end_earlier)
-            with _errors_for(path):
-                write(path, encoding.encode_pem(certificates).encode(), 0o644)
+            write(path, encoding.encode_pem(certificates).encode(), 0o644)
         return certificates[0]
 
     def _create_request(
@@ -318,18 +316,9 @@ class _CancelledError(Exception):
 
 def _try_write(path: Path) -> None:
     """Write a temporary file in place of a certificate, and delete it; OSError if that fails."""
-    with contextlib.suppress(_CancelledError), _errors_for(path), atomic_files() as write:
+    with contextlib.suppress(_CancelledError), atomic_files() as write:
         write(path, path.read_bytes() * 2, 0o644)  # the new one may be larger
         raise _CancelledError
-
-
-@contextlib.contextmanager
-def _errors_for(path: Path) -> Iterator[None]:
-    """Give errors of the operating system the name of a file, instead of a temporary one or none."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _load_certificate(path: Path) -> x509.Certificate:

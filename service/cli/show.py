@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from service.cli.input_files import FILE, KEY_PASSPHRASE
 from service.cli.inspection import Inspection
 from service.cli.terminal import Command, CommandError, json_option, report
 from service.pki import certificate_reader, encoding, input_formats, pem
-from service.pki.errors import describe_error
+from service.pki.errors import describe_error, escape_controls
 
 _MAX_BYTES: Final = 1_048_576  # four times the size of an operating system's bundle of roots
+_NO_CERTIFICATE: Final = "it contains no certificate either, in PEM, DER, base64 or PKCS#7"
 _MAX_CERTIFICATES: Final = 300  # the time is quadratic
 
 # RFC 7468 5 and 8, and OpenSSL's older names.
@@ -65,14 +67,15 @@ def show(*, file: str, key_file: Path | None) -> int:
         else:
             inspections = _inspect(Path(file), key)
     for number, inspected in enumerate(inspections, 1):
-        report(inspected.to_json(), *_describe(inspected, number, len(inspections)))
+        position = f" {number} of {len(inspections)}" if len(inspections) > 1 else ""
+        lines = [*([""] if number > 1 else ()), inspected.kind + position, *_describe(inspected)]
+        prefix = f"{file}: {inspected.kind}{position}: " if position else f"{file}: "
+        errors = [escape_controls(prefix + text) for text in inspected.problems]
+        report(inspected.to_json(), *lines, result="\n".join(errors))
     return int(any(inspected.problems for inspected in inspections))
 
 
-def _describe(inspected: Inspection, number: int, count: int) -> Iterator[str]:
-    if number > 1:
-        yield ""
-    yield f"{inspected.kind}{f' {number} of {count}' if count > 1 else ''}"
+def _describe(inspected: Inspection) -> Iterator[str]:
     problems = [("Error", text) for text in inspected.problems]
     notes = [("Note", text) for text in inspected.notes]
     for label, text in (*inspected.facts, *problems, *notes):
@@ -81,27 +84,31 @@ def _describe(inspected: Inspection, number: int, count: int) -> Iterator[str]:
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
     """Read the certificates in a file (`-`: stdin), in its order; CommandError if there is none."""
-    certificates = _read(path, None)[1]
+    certificates = _read(path, None, "pass a file with certificates only")[1]
     if not certificates:
         raise CommandError(f"{path} contains no certificate")
     return certificates
 
 
 def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspection]:
-    inspections, certificates = _read(path, key)
+    remedy = "pass the key in PEM as --key-file, together with its CSR or certificate"
+    inspections, certificates = _read(path, key, remedy)
     return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
 
 
 def _read(
-    path: Path, key: CertificatePublicKeyTypes | None
+    path: Path, key: CertificatePublicKeyTypes | None, key_remedy: str
 ) -> tuple[list[Inspection], list[x509.Certificate]]:
-    """Read the CSRs and the certificates in a file; a file with neither counts as a malformed CSR."""
-    with click.open_file(str(path), "rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise CommandError(f"{path} has more than {_MAX_BYTES} bytes")
+    """Read the CSRs and the certificates in a file; a file with neither counts as a malformed CSR.
+
+    Args:
+        path: the file; `-` is stdin.
+        key: a public key that must be that of each CSR.
+        key_remedy: what to do with a file that has only a private key.
+    """
+    data = _read_bytes(path)
     blocks = [block for block in pem.parse(data) if block.label in _LABELS]
-    _verify_blocks(path, data, blocks)
+    _verify_blocks(path, data, blocks, key_remedy)
     inspections: list[Inspection] = []
     certificates: list[x509.Certificate] = []
     load_certificate = partial(certificate_reader.parse_der, whole=False)
@@ -123,10 +130,22 @@ def _read(
             message = f"{location} is not a readable certificate: {describe_error(error)}"
             raise CommandError(message) from error
     if not inspections and not certificates:
-        inspections.append(inspection.inspect_csr(b"", data))
+        inspected = inspection.inspect_csr(b"", data)
+        notes = () if any(block.label for block in blocks) else (_NO_CERTIFICATE,)
+        inspections.append(replace(inspected, notes=inspected.notes + notes))
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} contains more than {_MAX_CERTIFICATES} certificates")
     return inspections, certificates
+
+
+def _read_bytes(path: Path) -> bytes:
+    with click.open_file(str(path), "rb") as file:
+        data: bytes = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise CommandError(f"{path} has more than {_MAX_BYTES} bytes")
+    if not data.strip():
+        raise CommandError(f"{path}: the file is empty")
+    return data
 
 
 def _load_pkcs7(der: bytes) -> list[x509.Certificate]:
@@ -136,7 +155,7 @@ def _load_pkcs7(der: bytes) -> list[x509.Certificate]:
     return pkcs7.load_der_pkcs7_certificates(der)
 
 
-def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:
+def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block], key_remedy: str) -> None:
     """Raise CommandError for a damaged PEM block with certificates, or a file with only a private key."""
     for number, block in enumerate(blocks, 1):
         if block.der is None and block.label in (*_CERTIFICATE_LABELS, *_PKCS7_LABELS):
@@ -144,5 +163,4 @@ def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None
             raise CommandError(f"{path}: PEM block{position} is damaged: invalid base64 or END line")
     private_key = input_formats.describe_private_key(data)
     if private_key and not any(block.label for block in blocks):
-        hint = "pass the key in PEM as --key-file, together with its CSR or certificate"
-        raise CommandError(f"{path} {private_key}: {hint}")
+        raise CommandError(f"{path} {private_key}: {key_remedy}")

@@ -15,7 +15,7 @@ from service import client, exit_status
 from service.cli import batch, inspection, options
 from service.cli.input_files import DIRECTORY, FILE
 from service.cli.terminal import Command, CommandError, is_json, json_option, note, report, warn
-from service.pki import certificate_reader, input_formats
+from service.pki import input_formats
 
 
 @click.command(cls=Command, uses_service=True, epilog="Example: certlet sign my.csr --out my.crt")
@@ -70,28 +70,22 @@ def sign(
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
-    signed = client.sign(service, caller, replace(request, csr=batch.read_request(path)))
+    request = replace(request, csr=batch.read_request(path))
+    signed = client.sign(service, caller, request)
+    certificate = batch.parse_signed(request, signed)
     for text in signed.notes:
         note(text)
     if out:
         batch.write_certificate(out, signed)
     result = {"certificate": str(out)} if out else {"crt_pem": signed.crt_pem, "chain_pem": signed.chain_pem}
     if is_json():
-        facts = {**result, **_certificate_facts(signed), "notes": signed.notes}
+        facts = {**result, **inspection.certificate_facts(certificate), "notes": signed.notes}
         report(facts, result="" if out else signed.pem)
     elif out:
         report({}, f"Signed    {out}, valid until {signed.not_after}")
     else:
         sys.stdout.write(signed.pem)
     return 0
-
-
-def _certificate_facts(signed: client.Signed) -> dict[str, object]:
-    try:
-        certificate = certificate_reader.parse_pem(signed.crt_pem.encode())
-    except ValueError as error:
-        raise CommandError(f"the service returned a malformed certificate: {error}") from error
-    return inspection.certificate_facts(certificate)
 
 
 def _verify_out(out: Path, *, overwrite: bool) -> None:

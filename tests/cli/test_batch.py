@@ -62,8 +62,10 @@ def test_each_certificate_is_written_next_to_its_request(server: Server, tmp_pat
     for path in paths:
         assert load_issued(path).subject == factories.distinguished_name(path.stem + ".example.com")
     assert (tmp_path / "other.crt").exists()
-    note = b"note: common name added to the subject alternative names: dns:a.example.com"
-    assert run.stderr == b"raw.der: " + note + b"\n"
+    note = b"note: raw.der: common name added to the subject alternative names: dns:a.example.com\n"
+    assert run.stderr == note
+    quiet = certlet("sign", *paths, "raw.der", "--force", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
 
 
 def test_output_directory_gets_the_certificates(server: Server, tmp_path: Path) -> None:
@@ -92,15 +94,16 @@ def test_bad_csr_does_not_stop_the_others(server: Server, tmp_path: Path) -> Non
     (tmp_path / "bad.csr").write_bytes(csrs.encode_pem(csrs.build("localhost", ["dns:_"])))
     (tmp_path / "junk.csr").write_bytes(b"\xffjunk")
     (tmp_path / "own.pem").write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n")
-    run = certlet("sign", "n0.csr", "bad.csr", "no.csr", "junk.csr", "own.pem", "n1.csr")
-    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 skipped, 4 failed\n")
+    run = certlet("sign", "n0.csr", "bad.csr", "no.csr", "junk.csr", "own.pem", ".", "n1.csr")
+    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 skipped, 5 failed\n")
     assert all(map(load_issued, paths))
     lines = run.stderr.decode().splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         "no.csr: No such file or directory",
         "own.pem contains a private key and was not sent: pass a file with only the CSR",
+        ".: Is a directory",
     ]
-    assert lines[2].startswith("bad.csr: Request refused: 2 problems, see errors")
+    assert lines[3].startswith("bad.csr: Request refused: 2 problems, see errors")
     assert "  subject_alt_name[0]: dns:_: profile 'server' permits no underscores" in run.stderr.decode()
     assert lines[-1].startswith("junk.csr: Certificate signing request not accepted: ")
     assert not (tmp_path / "bad.crt").exists()
@@ -203,6 +206,20 @@ def sign_batch(results: list[int | str]) -> batch.SignBatch:
         ]
 
     return sign
+
+
+def test_certificate_for_another_key_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a failure of its CSR only."""
+    first, second = write_requests(tmp_path, 2)
+    sign, request = sign_batch([2]), SignRequest(first.read_text())
+    signer = batch.BatchSigner(SignRequest(""), lambda _: sign([request, request]))
+    signer.run([first, second])
+    assert signer.progress == batch.Progress(2, signed=1, failures=[ExitStatus.REFUSED])
+    assert capsys.readouterr().err == f"{second}: the service returned a certificate for another key\n"
+    assert load_issued(first)
+    assert not batch.certificate_path(second).exists()
 
 
 def test_retryable_refusal_is_sent_again(tmp_path: Path) -> None:

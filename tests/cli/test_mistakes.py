@@ -49,6 +49,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("verify ''", 2, "the path is empty (see certlet verify --help)"),
         ("revoke 0a --ca ''", 2, "invalid value for '--ca': the path is empty"),
         ("show my.key", 1, "pass the key in PEM as --key-file, together with its CSR or certificate"),
+        ("verify my.key", 1, "my.key contains a private key: pass a file with certificates only\n"),
+        (
+            "login {https} --root my.key",
+            1,
+            "my.key contains a private key: pass a file with certificates only\n",
+        ),
         ("verify my.csr", 1, "my.csr contains no certificate"),
         (
             "new a.example.com --url http://127.0.0.1:9",

@@ -334,7 +334,20 @@ def test_show_reports_what_the_service_reports(server: Server, tmp_path: Path, n
 def test_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     run = certlet("show", "a")
-    assert (run.returncode, run.stdout, run.stderr) == (1, b"File\n  Error     The CSR is empty\n", b"")
+    assert (run.returncode, run.stdout, run.stderr) == (1, b"", b"certlet: a: the file is empty\n")
+
+
+def test_unknown_format_may_be_a_certificate(tmp_path: Path) -> None:
+    """The service's error is about a CSR. A note says that there is no certificate either, also for other formats."""
+    note = "it contains no certificate either, in PEM, DER, base64 or PKCS#7"
+    for data, notes in (
+        (bytes(range(128, 200)), [note]),
+        (input_forms.OTHER_FORMATS["public key"][0], [note]),
+        (REQUEST[:200], []),
+        (CERTIFICATE, []),
+    ):
+        (tmp_path / "a").write_bytes(data)
+        assert json.loads(certlet("show", "a", "--json").stdout)["notes"] == notes
 
 
 def private_der(kind: str) -> bytes:
@@ -396,4 +409,11 @@ def test_json_has_an_object_for_each_item(tmp_path: Path) -> None:
     assert first["errors"][0].startswith("expired ")
     (tmp_path / "junk").write_text("junk")
     assert json.loads(certlet("show", "junk", "--json").stdout)["kind"] == "File"
-    assert certlet("show", "my.crt", "--quiet").stdout == b""
+    run = certlet("show", "my.crt", "--quiet")
+    assert run.stdout.startswith(b"my.crt: Certificate 1 of 2: expired ")
+    assert (run.returncode, run.stdout.count(b"\n"), run.stderr) == (1, 1, b"")
+    assert len(certlet("show", "my.crt", "--quiet", "--json").stdout.splitlines()) == 1
+    junk = certlet("show", "junk", "--quiet")
+    assert (junk.returncode, junk.stdout[:6], junk.stderr) == (1, b"junk: ", b"")
+    quiet = certlet("show", "my.csr", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")

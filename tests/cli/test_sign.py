@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 
 from service.cli import inspection
+from service.pki import encoding
 from service.pki.keys import encode_private_key
-from tests import csrs, input_forms, servers
+from tests import csrs, factories, input_forms, servers
 from tests.cli import certlet, tls_context, write_site
 from tests.servers import API_KEY, Server
 
@@ -242,20 +243,31 @@ def test_result_is_json_or_nothing(server: Server) -> None:
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
 
 
-def test_malformed_certificate_has_no_json() -> None:
-    """Without --json, the certificate is printed as it is."""
-    pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
-    body = json.dumps({"crt_pem": pem, "chain_pem": "", "notes": [], "not_after": "2030-01-01T00:00:00Z"})
+def test_certificate_for_another_key_is_refused() -> None:
+    """So is a malformed one; nothing is printed or written. One for the key of the CSR is printed."""
+    request = csrs.encode_pem(csrs.build())
+    issued = factories.authority().issue(factories.issuance_request(request))
+    malformed = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+    body = {"chain_pem": "", "notes": [], "not_after": "2030-01-01T00:00:00Z"}
 
     class Handler(servers.QuietHandler):
         def respond(self) -> None:
             self.body()
-            self.reply(200, body.encode())
+            self.reply(200, json.dumps(body).encode())
 
-    Path("a.csr").write_bytes(csrs.encode_pem(csrs.build()))
+    Path("a.csr").write_bytes(request)
+    Path("b.csr").write_bytes(csrs.encode_pem(csrs.build(key_type="p-384")))
     with servers.http_server(Handler) as url:
         env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": url}
-        run = certlet("sign", "a.csr", "--json", env=env)
-        assert (run.returncode, run.stdout) == (1, b"")
-        assert run.stderr.startswith(b"certlet: the service returned a malformed certificate: ")
-        assert certlet("sign", "a.csr", env=env).stdout.decode() == pem
+        for pem, path, error in (
+            (encoding.encode_pem([issued.certificate]), "a.csr", ""),
+            (encoding.encode_pem([issued.certificate]), "b.csr", "a certificate for another key\n"),
+            (malformed, "a.csr", "a malformed certificate: "),
+        ):
+            body["crt_pem"] = pem
+            run = certlet("sign", path, env=env)
+            assert (run.returncode, run.stdout.decode()) == ((1, "") if error else (0, pem))
+            assert run.stderr.decode().startswith(f"certlet: the service returned {error}" if error else "")
+            if error:
+                assert certlet("sign", path, "--json", "--out", "a.crt", env=env).returncode == 1
+    assert not Path("a.crt").exists()

@@ -185,7 +185,7 @@ def test_file_without_certificates_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for arguments, message in (
         (("my.csr",), b"certlet: my.csr contains no certificate\n"),
-        (("empty",), b"certlet: empty contains no certificate\n"),
+        (("empty",), b"certlet: empty: the file is empty\n"),
         (("none",), NEITHER % b"none"),
     ):
         run = certlet("verify", *arguments, cwd=tmp_path)
