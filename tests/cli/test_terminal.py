@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tests import csrs, servers
+from service.pki import encoding
+from tests import csrs, factories, servers
 from tests.cli import certlet
-from tests.test_client import PEM
 
+CSR = csrs.encode_pem(csrs.build())
 FORGED = "ok\ncertlet: run this\n  or this"
 ESCAPED = r"ok\ncertlet: run this\n  or this"
 
@@ -18,7 +19,9 @@ class Handler(servers.QuietHandler):
     def respond(self) -> None:
         self.body()
         if self.path.startswith("/ok/"):
-            signed = {"crt_pem": PEM, "chain_pem": "", "notes": [FORGED], "not_after": "2026"}
+            issued = factories.authority().issue(factories.issuance_request(CSR))
+            pem = encoding.encode_pem([issued.certificate])
+            signed = {"crt_pem": pem, "chain_pem": "", "notes": [FORGED], "not_after": "2026"}
             self.reply(200, json.dumps(signed).encode())
             return
         errors = [{"field": name, "detail": FORGED} for name in ("csr", "validity")]
@@ -28,10 +31,9 @@ class Handler(servers.QuietHandler):
 
 def test_text_of_a_server_cannot_forge_a_line() -> None:
     """A note is one line. A refusal has one more line for each of several reasons, which is indented."""
-    csr = csrs.encode_pem(csrs.build())
     with servers.http_server(Handler) as url:
         signed, refused = (
-            certlet("sign", "-", "--url", f"{url}/{path}", "--api-key", "key", stdin=csr)
+            certlet("sign", "-", "--url", f"{url}/{path}", "--api-key", "key", stdin=CSR)
             for path in ("ok", "refusal")
         )
     assert (signed.returncode, signed.stderr.decode()) == (0, f"note: {ESCAPED}\n")
