@@ -119,7 +119,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
     """Create or replace several files: readers always see complete files, and an error changes none.
 
-    Each file is written and synced under a temporary name in its directory: `.certlet.` and 16 digits. When
+    Each file is written and synced under a temporary name in its directory: `.certlet.` and 16 digits. To
+    reserve space for data that does not exist yet, write other data before: the last write counts. When
     the block ends, all are renamed in the order in which they were written. If a rename fails, the files
     replaced so far are restored from hard links. A killed process leaves temporary names behind. To change
     several files consistently, the caller must hold the lock of their directory.
@@ -140,6 +141,8 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
 
     def write(path: Path, data: bytes, mode: int) -> None:
         verify_new(path)
+        if earlier := temporaries.pop(path, None):
+            earlier.unlink()
         temporaries[path] = _write_temporary(path, data, mode)
 
     try:

@@ -112,6 +112,18 @@ def test_target_of_a_link_is_never_copied(
     assert (link.is_symlink(), len(list(tmp_path.iterdir()))) == ((False, 3) if has_links else (True, 2))
 
 
+def test_last_write_of_a_path_counts(tmp_path: Path) -> None:
+    """The first one reserves space, and leaves no file."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with atomic_write.atomic_files() as write:
+        write(path, b"reserved", 0o644)
+        write(path, b"new", 0o644)
+        assert path.read_bytes() == b"old"
+        assert len(list(tmp_path.iterdir())) == 2
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"new", [path])
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, overwrite: bool) -> None:
     """A file that cannot be written, or a block that fails, changes no file."""

@@ -255,9 +255,9 @@ class _Session:
     ) -> x509.Certificate:
         """Replace a certificate, and its key if that is new; return the new certificate."""
         key, request = self._create_request(key_path, certificate)
-        # Write before signing: the disk may be full. A certificate that cannot be written would be lost.
-        _try_write(path)
         with atomic_files() as write:
+            # Reserve space, since a certificate that cannot be written would be lost.
+            write(path, path.read_bytes() * 2, 0o644)
             if self.new_key:  # a reader between the two renames sees a mismatch
                 passphrase, mode = input_files.read_new_secret(KEY_PASSPHRASE), key_path.stat().st_mode
                 write(key_path, keys.encode_private_key(key, passphrase), stat.S_IMODE(mode))
@@ -308,17 +308,6 @@ def _note_other_issuer(path: Path, new: x509.Name, old: x509.Name) -> None:
 def _target(path: Path) -> Path:
     """Resolve a symbolic link once, so that the same file is read and replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
-
-
-class _CancelledError(Exception):
-    """Ends `atomic_files` without replacing a file."""
-
-
-def _try_write(path: Path) -> None:
-    """Write a temporary file in place of a certificate, and delete it; OSError if that fails."""
-    with contextlib.suppress(_CancelledError), atomic_files() as write:
-        write(path, path.read_bytes() * 2, 0o644)  # the new one may be larger
-        raise _CancelledError
 
 
 def _load_certificate(path: Path) -> x509.Certificate:
