@@ -16,7 +16,7 @@ import click
 from cryptography import x509
 
 from service import atomic_write, exit_status
-from service.cli.terminal import CommandError, describe_os_error, note, warn
+from service.cli.terminal import CommandError, describe_os_error, is_quiet, note, warn
 from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.exit_status import ExitStatus
 from service.pki import certificate_reader, csr, input_formats
@@ -94,7 +94,7 @@ class BatchSigner:
                 before remain.
         """
         self.progress = Progress(len(paths))
-        hidden = not sys.stderr.isatty()
+        hidden = is_quiet() or not sys.stderr.isatty()
         with click.progressbar(
             length=len(paths), file=sys.stderr, hidden=hidden, show_pos=True, show_eta=False
         ) as bar:
@@ -192,10 +192,10 @@ def parse_signed(request: SignRequest, signed: Signed) -> x509.Certificate:
         certificate = certificate_reader.parse_pem(signed.crt_pem.encode())
     except ValueError as error:
         raise CommandError(f"the service returned a malformed certificate: {error}") from error
-    key = None
+    key = None  # None: not known, so not compared
     with contextlib.suppress(IssuanceError):  # a later version of the service may read more CSRs
         key = csr.parse(request.csr.encode("utf-8", "replace")).public_key
-    if key not in (None, certificate.public_key()):
+    if key is not None and key != certificate.public_key():
         raise CommandError("the service returned a certificate for another key")
     return certificate
 

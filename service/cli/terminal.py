@@ -95,7 +95,12 @@ def _is_set(name: str) -> bool:
 
 def has_text() -> bool:
     """Whether lines for people are printed on stdout: neither `--json` nor `--quiet` is an argument."""
-    return not (is_json() or _is_set(_QUIET))
+    return not (is_json() or is_quiet())
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` is among the arguments."""
+    return _is_set(_QUIET)
 
 
 def is_json() -> bool:
@@ -112,15 +117,15 @@ def report(facts: Mapping[str, object], *lines: str, result: str = "") -> None:
         import json  # noqa: PLC0415 - slow to import, and --help does not need it
 
         lines = (json.dumps(facts),)
-    elif _is_set(_QUIET):
+    elif is_quiet():
         lines = tuple(result.splitlines())
-    if result or not _is_set(_QUIET):
+    if result or not is_quiet():
         _write(lines)
 
 
 def note(text: str) -> None:
     """Print a note on stderr, without `--quiet`."""
-    if not _is_set(_QUIET):
+    if not is_quiet():
         warn(f"note: {escape_controls(text)}")
 
 
@@ -131,7 +136,7 @@ def echo(line: str) -> None:
 
 def echo_lines(lines: Iterable[str]) -> None:
     """Print many lines on stdout, and flush it at the end; with `--quiet` nothing."""
-    _write(() if _is_set(_QUIET) else lines)
+    _write(() if is_quiet() else lines)
 
 
 def _write(lines: Iterable[str]) -> None:

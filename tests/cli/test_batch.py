@@ -25,7 +25,7 @@ from service.client import ClientError, Credentials, Signed, SignFailure, SignRe
 from service.exit_status import ExitStatus
 from service.pki import encoding
 from tests import csrs, factories, servers
-from tests.cli import certlet
+from tests.cli import certlet, read_to_end
 from tests.servers import API_KEY, CERTLET, Server
 
 
@@ -289,20 +289,25 @@ def test_retry_after_of_the_usage_plan_is_honoured(tmp_path: Path) -> None:
 def test_progress_bar_is_shown_on_a_terminal(server: Server, tmp_path: Path) -> None:
     """On a terminal a progress bar counts results, and errors have their own lines; elsewhere there is no bar."""
     names = [path.name for path in write_requests(tmp_path, 120)]
-    parent_end, child_end = pty.openpty()
-    with os.fdopen(parent_end, "rb", 0) as terminal:
-        process = subprocess.Popen(
-            [*CERTLET, "sign", *names, "none.csr"],
-            cwd=tmp_path,
-            env=servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url, FORCE_COLOR="1"),
-            stdout=subprocess.PIPE,
-            stderr=child_end,
-        )
-        os.close(child_end)
-        out, _ = process.communicate(timeout=60)
-        output = terminal.read(4096).decode()
+
+    def sign_at_terminal(*arguments: str) -> tuple[bytes, str]:
+        parent_end, child_end = pty.openpty()
+        with os.fdopen(parent_end, "rb", 0) as terminal:
+            process = subprocess.Popen(
+                [*CERTLET, "sign", *names, *arguments],
+                cwd=tmp_path,
+                env=servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url, FORCE_COLOR="1"),
+                stdout=subprocess.PIPE,
+                stderr=child_end,
+            )
+            os.close(child_end)
+            out, _ = process.communicate(timeout=60)
+            return out, read_to_end(terminal).decode()
+
+    out, output = sign_at_terminal("none.csr")
     assert out == b"120 signed, 0 skipped, 1 failed\n"
     assert all(number in output for number in ("0/121", "1/121", "101/121", "121/121"))
     assert not re.search(r"\x1b\[[0-9;]*m", output)  # colors
     assert "\r\x1b[Knone.csr: No such file or directory\r\n" in output
     assert certlet("sign", *names).stderr == b""
+    assert sign_at_terminal("--quiet") == (b"", "")
