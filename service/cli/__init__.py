@@ -75,9 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except click.UsageError as error:
         message, status = _format_usage_error(error), error.exit_code
-    except BrokenPipeError:
-        # The reader, such as head, closed the pipe. The rest of the buffer is discarded.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as head, closed the pipe
+        _discard_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         message, status = describe_os_error(error), exit_status.of_error(error)
@@ -87,8 +86,17 @@ def main(argv: list[str] | None = None) -> int:
         if not type(error).__module__.startswith("service."):  # the messages of our own errors are complete
             raise
         message, status = str(error), exit_status.of_error(error)
+    _discard_output()
     warn(f"certlet: {message}")
     return status
+
+
+def _discard_output() -> None:
+    """Discard output that cannot be written. Python would try again at the exit, with the exit status 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_closed_streams() -> None:

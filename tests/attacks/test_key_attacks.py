@@ -147,12 +147,12 @@ def test_link_that_changes_during_a_renewal_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
 ) -> None:
     """The command replaces the link's first target, so root never writes to a later target."""
-    create_pair("--out", "real.crt")
+    create_pair("--out", "real")
     victim, sign = tmp_path / "victim", client.sign
     victim.write_bytes(b"original")
     links = [tmp_path / "a.crt", tmp_path / "a.key"]
     for link in links:
-        link.symlink_to(f"real.crt{link.suffix}")
+        link.symlink_to(f"real{link.suffix}")
 
     def attack(*arguments: Any) -> client.Signed:
         for link in links if is_attacked else ():
@@ -165,7 +165,7 @@ def test_link_that_changes_during_a_renewal_is_safe(
     assert certlet("renew", "a.crt", *RENEW[2:]).returncode == 0
     after = read_files(tmp_path)
     assert (victim.read_bytes(), [link.is_symlink() for link in links]) == (b"original", [True, True])
-    assert all(before[name] != after[name] for name in ("real.crt.crt", "real.crt.key"))
+    assert all(before[name] != after[name] for name in ("real.crt", "real.key"))
 
 
 def test_error_names_files_of_a_killed_command(tmp_path: Path) -> None:

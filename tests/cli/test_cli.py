@@ -163,6 +163,14 @@ def test_closed_pipe_ends_a_command_silently(tmp_path: Path, arguments: tuple[st
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+@pytest.mark.parametrize("arguments", [("openapi", "--format", "public"), ("--version",), ("--help",)])
+def test_full_disk_of_stdout_is_an_error(arguments: tuple[str, ...]) -> None:
+    script = f"exec {shlex.join([*servers.CERTLET, *arguments])} > /dev/full"
+    run = servers.run("sh", "-c", script, check=False)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert run.stderr.endswith("No space left on device\n")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_stream_is_that_of_dev_null(tmp_path: Path, closed: str) -> None:
     """What is written to it is lost, and nothing else changes."""

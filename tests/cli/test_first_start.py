@@ -135,7 +135,7 @@ def test_start_that_cannot_print_the_api_key_leaves_nothing_behind(tmp_path: Pat
     environ = servers.environ(TMPDIR=str(tmp_path))
     run = servers.run(*full, cwd=tmp_path, env=environ, check=False)
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].endswith("No space left on device")
+    assert run.stderr.splitlines()[-1] == "certlet: stdout: No space left on device"
     assert files(tmp_path) == []
 
 
