@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from service.authority import Authority, IssuedCertificate
 from service.keystore import ca_directory
 from service.loaded_ca import LoadedCA
 from service.pki import keys
-from tests import factories
+from tests import factories, servers
 
 ISSUE: Final = "authority.issue, one at a time"
 ISSUE_ALL: Final = f"authority.issue_batch, {endpoints.BATCH} at a time"
@@ -121,8 +120,8 @@ def _discard(_events: Sequence[AuditRecord]) -> None:
 
 def _openssl(key_type: str) -> list[Baseline]:
     algorithm, prefix = ALGORITHMS[key_type]
-    command = ["openssl", "speed", "-elapsed", "-seconds", "1", "-mr", algorithm]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    command = ("openssl", "speed", "-elapsed", "-seconds", "1", "-mr", algorithm)
+    process = servers.run(*command, check=False)
     lines = [line.split(":") for line in process.stdout.splitlines() if line.startswith(prefix)]
     if not lines:
         raise BenchError(f"openssl speed: {process.stdout} {process.stderr}")

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,5 +35,5 @@ def _processor() -> str:
 
 
 def _version(*command: str) -> str:
-    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed commands
+    process = servers.run(*command, check=False)
     return process.stdout + process.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,7 +176,7 @@ def saturate(
         header_options = [option for name, value in headers.items() for option in ("-H", f"{name}: {value}")]
         command = list(map(str, ["wrk", *options, *header_options, url, "--", *paths]))
         command = command if core is None else pinned(core, command)
-        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)  # noqa: S603 - a fixed command
+        process = servers.run(*command, check=False, timeout=seconds + 60)
     try:
         outcome: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
