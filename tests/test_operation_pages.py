@@ -33,6 +33,7 @@ from tests.web.acme_client import AcmeClient
 
 PASSPHRASE = "a passphrase of the site"  # noqa: S105 - of a CA that the test creates
 PROFILES = "principals: {ops: {role: operator}}\n"
+CHECKED = "note: checked the profiles and the CA in ca\n"
 OPTIONS = ("--profiles", "profiles.yaml", "--ledger", "ledger.db", "--audit-log", "audit.log")
 
 
@@ -158,6 +159,7 @@ def test_backup_is_restored_on_an_empty_machine(tmp_path: Path) -> None:
     outputs = pages.follow(restore, new.directory, environ, without="certlet serve")
     lines = {line.split()[-1].removeprefix("dns:"): line.split()[1] for line in outputs[-1].splitlines()}
     assert (lines["kept.example.com"], lines["revoked.example.com"]) == ("valid", "revoked")
+    assert outputs[2] == CHECKED
     (serve,) = pages.commands(restore, "certlet serve")
     assert new.directory.stat().st_mode & 0o777 == 0o755
     assert {path.stat().st_mode & 0o077 for path in new.directory.glob("ca/*.key")} == {0}
@@ -200,7 +202,7 @@ def test_upgrade_from_the_previous_commit_and_back(tmp_path: Path, previous_comm
     environ, opt = servers.environ(**site.environ), {"/opt": str(tmp_path)}
     check = pages.section(page, "Try the new version first")
     outputs = pages.follow(check, site.directory, environ, opt, without="sudo")
-    assert outputs[2:] == [""] * 2
+    assert outputs[1:] == [CHECKED, "", ""]
     assert json.loads((site.directory / "certlet-new.json").read_text())["info"]["title"]
 
     def verify() -> None:

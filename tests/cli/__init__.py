@@ -44,6 +44,11 @@ def certlet(
         return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
 
 
+def with_full_stdout(*arguments: str) -> tuple[str, ...]:
+    """The command that runs `certlet` with these arguments and a full disk behind stdout."""
+    return ("sh", "-c", 'exec "$@" > /dev/full', "sh", *CERTLET, *arguments)
+
+
 def type_at_terminal(text: bytes, *arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command in a process with a terminal as stdin, at which someone types this."""
     terminal, inside = pty.openpty()

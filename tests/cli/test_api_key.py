@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import csrs, servers
-from tests.cli import certlet
+from tests.cli import certlet, with_full_stdout
 from tests.servers import API_KEY
 
 
@@ -38,7 +38,7 @@ def test_api_key_is_printed_once_and_stored_as_a_digest(tmp_path: Path) -> None:
 def test_key_that_cannot_be_printed_is_removed(tmp_path: Path) -> None:
     """No one would know it. A key that the caller has stays."""
     servers.create_ca(tmp_path / "ca")
-    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh", *servers.CERTLET, "api-key", "add", "ci"]
+    full = with_full_stdout("api-key", "add", "ci")
     run = servers.run(*full, cwd=tmp_path, check=False)
     error = "certlet: stdout: No space left on device, so the key was removed again\n"
     assert (run.returncode, run.stderr) == (1, error)

@@ -33,6 +33,7 @@ def test_https_url_in_a_ca_certificate_causes_a_warning(tmp_path: Path, scheme: 
     files = (("signing-ca", urls[1]), ("signing-ca", urls[2]), ("root-ca", urls[0]))
     expected = [f"ca/{name}.crt: warning: {url}: {profile_lint.HTTP_ONLY}" for name, url in files]
     assert warnings == ([] if scheme == "http" else expected)
+    assert result.returncode == 1  # the signing CA has no key, and was not issued by the root
 
 
 def test_two_ledgers_are_an_error(tmp_path: Path) -> None:
@@ -263,6 +264,7 @@ def test_chain_that_permits_no_ocsp_responder_causes_a_warning(
     assert [line.partition(", but")[0] for line in lines] == (
         [f"ca/signing-ca.crt: warning: {text}"] if is_reported else []
     )
+    assert run.returncode == 1  # the signing CA was not issued by the root
 
 
 @pytest.mark.parametrize("path_length", [0, 1])

@@ -24,7 +24,7 @@ from deploy import reference
 from service import cli
 from service.exit_status import ExitStatus
 from tests import servers
-from tests.cli import certlet, read_to_end
+from tests.cli import certlet, read_to_end, with_full_stdout
 
 CLI: Final = Path(cli.__file__).parent
 NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
@@ -165,8 +165,7 @@ def test_closed_pipe_ends_a_command_silently(tmp_path: Path, arguments: tuple[st
 
 @pytest.mark.parametrize("arguments", [("openapi", "--format", "public"), ("--version",), ("--help",)])
 def test_full_disk_of_stdout_is_an_error(arguments: tuple[str, ...]) -> None:
-    script = f"exec {shlex.join([*servers.CERTLET, *arguments])} > /dev/full"
-    run = servers.run("sh", "-c", script, check=False)
+    run = servers.run(*with_full_stdout(*arguments), check=False)
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
     assert run.stderr.endswith("No space left on device\n")
 

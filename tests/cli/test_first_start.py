@@ -15,7 +15,7 @@ import pytest
 from service.cli import first_start
 from service.keystore import ca_directory
 from tests import servers
-from tests.cli import certlet
+from tests.cli import certlet, with_full_stdout
 from tests.token_events import RULE
 
 START = ("serve", "--port", "0")
@@ -131,7 +131,7 @@ def test_failed_start_leaves_nothing_behind(tmp_path: Path, fault: str) -> None:
 
 def test_start_that_cannot_print_the_api_key_leaves_nothing_behind(tmp_path: Path) -> None:
     """No one would know the key."""
-    full = ("sh", "-c", 'exec "$@" > /dev/full', "sh", *servers.CERTLET, *START, *ALL_FILES)
+    full = with_full_stdout(*START, *ALL_FILES)
     environ = servers.environ(TMPDIR=str(tmp_path))
     run = servers.run(*full, cwd=tmp_path, env=environ, check=False)
     assert run.returncode == 1
