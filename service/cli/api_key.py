@@ -18,6 +18,7 @@ from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import (
     CommandError,
     Group,
+    describe_os_error,
     echo_lines,
     format_table,
     is_json,
@@ -100,7 +101,7 @@ def add(*, name: str, expires: datetime | None, from_env: bool, from_stdin: bool
         if not new_key:
             raise
         key_file.remove(added.key_id)  # no one knows it
-        raise CommandError(f"stdout: {error.strerror}, so the key was removed again") from error
+        raise CommandError(f"{describe_os_error(error)}, so the key was removed again") from error
     if others:
         ids = ", ".join(key.key_id for key in others)
         count = len(others) + 1

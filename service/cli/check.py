@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from cryptography import x509
 
 from service import keystore, openapi, profile_lint
@@ -93,7 +92,7 @@ def has_ca(ca: Path) -> bool:
         CommandError: there is none, and --ca is among the arguments.
         PermissionError: the directory cannot be read.
     """
-    if click.get_current_context().get_parameter_source("ca") is ParameterSource.COMMANDLINE:
+    if options.is_option("ca"):
         options.require_ca(ca)
     return ca_directory.has_ca(ca)
 

@@ -13,7 +13,7 @@ from service.cli import contexts, options, trust
 from service.cli.contexts import Context, Contexts
 from service.cli.input_files import FILE
 from service.cli.show import read_certificates
-from service.cli.terminal import Command, CommandError, json_option, report, warn
+from service.cli.terminal import Command, CommandError, json_option, prompt_secret, report, warn
 from service.pki import encoding
 from service.pki.errors import escape_controls
 from service.settings import is_loopback
@@ -52,7 +52,8 @@ def login(*, url: str, root: Path | None, sha256: str | None, name: str | None, 
         _confirm_root()
     if url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
         warn(f"warning: the API key is sent to {url} without encryption: use its https URL")
-    context = Context(url, encoding.encode_pem([certificate]), api_key or _ask_for_key())
+    api_key = api_key or prompt_secret("API key", options.API_KEY)
+    context = Context(url, encoding.encode_pem([certificate]), api_key)
     profiles = _list_profiles(context, str(root or f"{url}/root.crt"))
     name = name or urlsplit(url).netloc
     contexts.change(lambda stored: Contexts(name, {**stored.by_name, name: context}))
@@ -80,9 +81,3 @@ def _confirm_root() -> None:
         )
     if not click.confirm("Is this the fingerprint from your CA administrator?", err=True):
         raise CommandError("the root is not trusted; nothing was stored")
-
-
-def _ask_for_key() -> str:
-    if not sys.stdin.isatty():
-        raise CommandError(f"no terminal to prompt for the API key: set ${options.API_KEY}")
-    return str(click.prompt("API key", hide_input=True, err=True))

@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from service import atomic_write, client, hardening
 from service.cli import input_files, inspection, options
 from service.cli.input_files import FILE, KEY_PASSPHRASE
-from service.cli.terminal import Command, CommandError, json_option, note, report, warn
+from service.cli.terminal import Command, CommandError, json_option, note, prompt_secret, report, warn
 from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import RejectedIdentifier, describe_error, quote
 from service.pki.names import Identifier, IdentifierKind, parse_general_name
@@ -257,12 +256,6 @@ def _encode_pkcs12(
 def _p12_password() -> bytes:
     if password := input_files.read_new_secret(P12_PASSWORD):
         return password
-    if not sys.stdin.isatty():
-        raise CommandError(f"no terminal to prompt for the PKCS#12 password: set ${P12_PASSWORD}")
-    try:
-        typed = str(click.prompt("PKCS#12 password", hide_input=True, confirmation_prompt=True, err=True))
-        password = typed.encode()
-    except UnicodeError as error:
-        raise CommandError("the PKCS#12 password is not UTF-8") from error
+    typed = prompt_secret("PKCS#12 password", P12_PASSWORD, is_repeated=True)
     input_files.warn_if_weak("the password", typed)
-    return password
+    return typed.encode()

@@ -54,14 +54,14 @@ class _KeyType(click.Choice[str]):
         )
 
 
-def _is_option(parameter: str) -> bool:
+def is_option(parameter: str) -> bool:
     """Whether a parameter is among the arguments, and not from its variable or its default."""
     return click.get_current_context().get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
 def forbid_together(*options: str) -> None:
     """Raise a UsageError if the arguments contain more than one of these options."""
-    names = [option for option in options if _is_option(option[2:].replace("-", "_"))]
+    names = [option for option in options if is_option(option[2:].replace("-", "_"))]
     if len(names) > 1:
         raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
 
@@ -276,9 +276,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--audience requires --oidc")
         stored = find_context(url, context)
         service = stored.service
-        if _is_option("context") and not _is_option(
-            "api_key"
-        ):  # the key of the variable may be of another one
+        if is_option("context") and not is_option("api_key"):  # the key of the variable may be of another one
             api_key = stored.api_key
 
         def credentials() -> client.Credentials:
@@ -312,7 +310,7 @@ def find_context(url: str | None, name: str | None = None) -> contexts.Context:
     """
     from service.cli import contexts  # noqa: PLC0415 - imports the client, which is slow to import
 
-    if _is_option("context"):
+    if is_option("context"):
         url = None
     return contexts.load().find(name, url) or contexts.Context(url or DEFAULT_URL)
 

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import click
-from click.core import ParameterSource
 
 from service import hardening, log_level, openapi, self_issued
 from service.cli import first_start, input_files, options, serve_announcement, serve_checks
@@ -188,8 +187,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     """
     options.forbid_together("--ca", "--ephemeral")
     options.forbid_together("--status-port", "--no-status-port")
-    source = click.get_current_context().get_parameter_source("renew_over")
-    if source is ParameterSource.COMMANDLINE and not arguments["renew_before"]:
+    if options.is_option("renew_over") and not arguments["renew_before"]:
         raise click.UsageError("--renew-over requires --renew-before")
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()

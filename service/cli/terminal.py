@@ -177,6 +177,22 @@ def warn(message: str) -> None:
         click.echo(_printable(line, sys.stderr), err=True)
 
 
+def prompt_secret(name: str, variable: str, *, is_repeated: bool = False) -> str:
+    """Have the user type a secret, which the terminal does not show; twice if `is_repeated`.
+
+    Raises:
+        CommandError: stdin is not a terminal, or the secret is not UTF-8.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError(f"no terminal to prompt for the {name}: set ${variable}")
+    try:
+        typed = str(click.prompt(name, hide_input=True, confirmation_prompt=is_repeated, err=True))
+        typed.encode()
+    except UnicodeError as error:
+        raise CommandError(f"the {name} is not UTF-8") from error
+    return typed
+
+
 def describe_os_error(error: OSError, path: Path | None = None) -> str:
     """Describe an error of the operating system, with the file's name unless that is `path`."""
     name = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""

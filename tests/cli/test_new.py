@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import stat
-import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
@@ -147,24 +144,6 @@ def test_secret_that_cannot_encrypt_is_refused_before_signing(
     assert run.stderr.count(b"\n") == int(bool(error))
     assert server.read_log().count('"event":"intent"') == intents + (not error)
     assert len(list(tmp_path.iterdir())) == (0 if error else 3)
-
-
-def test_typed_password_that_is_not_utf8_is_an_error(server: Server, tmp_path: Path) -> None:
-    """It is an error before signing, also at the prompt."""
-    environ = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url, "PYTHONIOENCODING": "utf-8:strict"}
-    terminal, inside = pty.openpty()
-    with subprocess.Popen(
-        [*servers.CERTLET, "new", "a.example.com", "--p12", "a.p12"],
-        env=servers.environ(**environ), stdin=inside, stderr=subprocess.PIPE, start_new_session=True,
-    ) as process:  # fmt: skip
-        assert process.stderr
-        assert process.stderr.read(18) == b"PKCS#12 password: "  # what is typed before is discarded
-        os.write(terminal, b"p\xffssword\n")
-        _, error = process.communicate(timeout=20)
-    os.close(inside)
-    os.close(terminal)
-    assert (process.returncode, error.strip()) == (1, b"certlet: the PKCS#12 password is not UTF-8")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
